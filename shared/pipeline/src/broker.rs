@@ -1,0 +1,167 @@
+//! A service's way to the broker: two connections kept up, what it publishes, what it consumes.
+
+use std::time::Duration;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::connection::{LinkState, Supervised};
+use crate::publisher::Publisher;
+use crate::topology::{self, ServiceRow, Topology};
+use crate::tracker::{self, TrackEvents};
+use crate::worker::{Handlers, Runtime, WorkerSettings, work};
+
+/// A worker settles with nothing else to do; what it cannot publish within this it tries again.
+const PUBLISH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the broker is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerSettings {
+    /// `amqp://user:password@host:port/vhost`.
+    pub url: SecretString,
+    /// Multiplies every wait between attempts. 1 but in tests, which use a virtual host of their own: queues that stand keep
+    /// the waits that they were declared with.
+    pub time_scale: f64,
+}
+
+/// Why a broker cannot even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The URL cannot be read. (It is not shown: it holds a password.)
+    #[error("broker.url is no AMQP URL: {0}")]
+    Url(String),
+    /// The time scale is not a positive number.
+    #[error("broker.time_scale must be above 0, at most 1000")]
+    TimeScale,
+    /// The service has no row in the topology.
+    #[error("the topology has no service \"{0}\"")]
+    UnknownService(String),
+}
+
+/// What a connection is at, for `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BrokerState {
+    /// Up.
+    Connected,
+    /// Up, and taking deliveries.
+    Consuming,
+    /// Up, and the broker takes no messages.
+    Blocked,
+    /// Down, with the reason of the last failure.
+    Disconnected(String),
+}
+
+/// The broker, as one service sees it. Publishing and consuming have connections of their own: a blocked publisher's
+/// connection sends no acks either.
+#[derive(Debug)]
+pub struct Broker {
+    service: &'static ServiceRow,
+    publishing: Supervised,
+    consuming: Supervised,
+    publisher: Publisher,
+    time_scale: f64,
+    consumes: watch::Sender<bool>,
+}
+
+impl Broker {
+    /// Starts to connect and returns at once, whether there is a broker or not.
+    ///
+    /// # Errors
+    /// See [`SettingsError`].
+    pub fn start(settings: &BrokerSettings, service: &str) -> Result<Self, SettingsError> {
+        let row = topology::service(service).ok_or_else(|| SettingsError::UnknownService(service.to_owned()))?;
+        if !(settings.time_scale > 0.0 && settings.time_scale <= 1000.0) {
+            return Err(SettingsError::TimeScale);
+        }
+        let uri = with_heartbeat(settings.url.expose_secret())?;
+        let topology = Topology::of(row, settings.time_scale);
+        let publishing = Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone());
+        let consuming = Supervised::start(uri, format!("{service} consuming"), topology);
+        let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
+        let (consumes, _) = watch::channel(false);
+        Ok(Self { service: row, publishing, consuming, publisher, time_scale: settings.time_scale, consumes })
+    }
+
+    /// The publisher.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        self.publisher.clone()
+    }
+
+    /// What the publishing connection is at; call the function whenever you want to know.
+    pub fn publishing_state(&self) -> impl Fn() -> BrokerState + Send + Sync + 'static {
+        state_of(self.publishing.state())
+    }
+
+    /// What the consuming connection is at, and whether a consumer is registered on it; call the function whenever you want to
+    /// know.
+    pub fn consuming_state(&self) -> impl Fn() -> BrokerState + Send + Sync + 'static {
+        let (link, consumes) = (state_of(self.consuming.state()), self.consumes.subscribe());
+        move || match link() {
+            BrokerState::Connected if *consumes.borrow() => BrokerState::Consuming,
+            state => state,
+        }
+    }
+
+    /// Consumes the queues of the service's workers until `drain`, then finishes what has begun, gives back what has not, and
+    /// ends; at `abort` it ends at once.
+    ///
+    /// # Panics
+    /// When a kind of these workers has no handler, or a handler no queue: such a service would bury good jobs.
+    pub fn work(
+        &self,
+        handlers: Handlers,
+        settings: &WorkerSettings,
+        drain: CancellationToken,
+        abort: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let mut wanted: Vec<&str> =
+            self.service.works.iter().filter_map(|name| topology::worker(name)).flat_map(|row| row.kinds).copied().collect();
+        wanted.sort_unstable();
+        assert!(handlers.kinds().eq(wanted.iter().copied()), "handlers for {handlers:?}, but the topology says {wanted:?}");
+        let runtime = Runtime {
+            service: self.service,
+            handlers,
+            publisher: self.publisher.clone(),
+            link: self.consuming.state(),
+            settings: settings.clone(),
+            time_scale: self.time_scale,
+            consuming: self.consumes.clone(),
+            drain,
+            abort,
+        };
+        work(runtime)
+    }
+
+    /// Consumes the tracker's queues until `drain`.
+    pub fn track<T: TrackEvents>(&self, tracker: T, drain: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+        tracker::track(self.consuming.state(), tracker, self.consumes.clone(), drain)
+    }
+
+    /// Closes both connections. Call it last.
+    pub async fn close(self) {
+        self.consuming.close().await;
+        self.publishing.close().await;
+    }
+}
+
+fn state_of(link: watch::Receiver<LinkState>) -> impl Fn() -> BrokerState + Send + Sync + 'static {
+    move || match &*link.borrow() {
+        LinkState::Up(link) if link.is_blocked() => BrokerState::Blocked,
+        LinkState::Up(_) => BrokerState::Connected,
+        LinkState::Down { reason } => BrokerState::Disconnected(reason.clone()),
+    }
+}
+
+/// 10 s notices a dead peer soon and stands a slow one; the broker's own 60 s is too long for people who wait.
+fn with_heartbeat(url: &str) -> Result<String, SettingsError> {
+    url.parse::<lapin::uri::AMQPUri>().map_err(SettingsError::Url)?;
+    if url.contains("heartbeat=") {
+        return Ok(url.to_owned());
+    }
+    let separator = if url.contains('?') { '&' } else { '?' };
+    Ok(format!("{url}{separator}heartbeat=10"))
+}

@@ -1,0 +1,238 @@
+//! A connection that is kept up: one supervisor each, which rebuilds connection, topology and channels after every loss.
+//!
+//! lapin's own recovery is not used: it makes a publish wait silently. Here a publish fails at once while there is no link.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::options::ConfirmSelectOptions;
+use lapin::{Channel, ConnectionProperties, Event};
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::topology::{DeclareError, Topology, declare};
+
+/// TCP, login and channel set-up together.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A blocked connection never answers a close.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a link that reports nothing is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+const BACKOFF_FIRST: Duration = Duration::from_millis(200);
+const BACKOFF_LAST: Duration = Duration::from_secs(5);
+
+/// A connection that is up, until `lost` is cancelled.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) connection: lapin::Connection,
+    /// With confirms.
+    pub(crate) confirmed: Channel,
+    /// Without: what goes out here may be lost.
+    pub(crate) unconfirmed: Channel,
+    /// Cancelled when the connection, or a channel that belongs to it, is no longer good. Whoever notices cancels it.
+    pub(crate) lost: CancellationToken,
+    blocked: watch::Sender<bool>,
+}
+
+impl Link {
+    /// Whether the broker has stopped taking messages on it (memory or disk alarm).
+    pub(crate) fn is_blocked(&self) -> bool {
+        *self.blocked.borrow()
+    }
+}
+
+/// What a connection is at.
+#[derive(Clone, Debug)]
+pub(crate) enum LinkState {
+    Down { reason: String },
+    Up(Arc<Link>),
+}
+
+/// A kept-up connection.
+#[derive(Debug)]
+pub(crate) struct Supervised {
+    state: watch::Receiver<LinkState>,
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Supervised {
+    /// Starts the supervisor and returns at once, whether there is a broker or not.
+    pub(crate) fn start(uri: String, name: String, topology: Topology) -> Self {
+        let (sender, state) = watch::channel(LinkState::Down { reason: "connecting".to_owned() });
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(supervise(uri, name, topology, sender, stop.clone()));
+        Self { state, stop, task }
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<LinkState> {
+        self.state.clone()
+    }
+
+    /// Closes the connection and ends the supervisor.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a connection's supervisor failed");
+        }
+    }
+}
+
+/// Waits for a link that is up; `None` when the supervisor has ended.
+pub(crate) async fn up(state: &mut watch::Receiver<LinkState>) -> Option<Arc<Link>> {
+    loop {
+        if let LinkState::Up(link) = &*state.borrow_and_update() {
+            return Some(Arc::clone(link));
+        }
+        state.changed().await.ok()?;
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("connect to the broker")]
+    Broker(#[from] lapin::Error),
+    #[error("no answer from the broker in {} s", CONNECT_DEADLINE.as_secs())]
+    Late(#[from] tokio::time::error::Elapsed),
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+}
+
+async fn supervise(uri: String, name: String, topology: Topology, state: watch::Sender<LinkState>, stop: CancellationToken) {
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        match stop.run_until_cancelled(connect(&uri, &name, &topology)).await {
+            None => break,
+            Some(Ok(link)) => {
+                failures = 0;
+                metrics::gauge!("broker_connected", "connection" => name.clone()).set(1.0);
+                tracing::info!(connection = name, "connected to the broker");
+                let link = Arc::new(link);
+                state.send_replace(LinkState::Up(Arc::clone(&link)));
+                let reason = watch_over(&link, &stop).await;
+                metrics::gauge!("broker_connected", "connection" => name.clone()).set(0.0);
+                state.send_replace(LinkState::Down { reason: reason.clone() });
+                link.lost.cancel();
+                if !stop.is_cancelled() {
+                    tracing::warn!(connection = name, reason, "lost the connection to the broker");
+                }
+                close(&link).await;
+            }
+            Some(Err(error)) => {
+                let reason = reason(&error);
+                // A broker that stays away is said once a minute, not five times a second.
+                if failures % 12 == 0 {
+                    tracing::warn!(connection = name, reason, "no connection to the broker yet");
+                }
+                state.send_replace(LinkState::Down { reason });
+            }
+        }
+        stop.run_until_cancelled(tokio::time::sleep(backoff(failures))).await;
+        failures = failures.saturating_add(1);
+    }
+}
+
+async fn connect(uri: &str, name: &str, topology: &Topology) -> Result<Link, ConnectError> {
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connection = timeout(CONNECT_DEADLINE, lapin::Connection::connect(uri, properties)).await??;
+    match set_up(&connection, topology).await {
+        Ok((confirmed, unconfirmed)) => {
+            let (blocked, _) = watch::channel(false);
+            Ok(Link { connection, confirmed, unconfirmed, lost: CancellationToken::new(), blocked })
+        }
+        Err(error) => {
+            // Dropping a connection that is half set up is not the same as closing it.
+            close_connection(&connection).await;
+            Err(error)
+        }
+    }
+}
+
+async fn set_up(connection: &lapin::Connection, topology: &Topology) -> Result<(Channel, Channel), ConnectError> {
+    let declaring = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    declare(&declaring, topology).await?;
+    timeout(CONNECT_DEADLINE, declaring.close(200, "declared".into())).await??;
+    let confirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    timeout(CONNECT_DEADLINE, confirmed.confirm_select(ConfirmSelectOptions::default())).await??;
+    let unconfirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    Ok((confirmed, unconfirmed))
+}
+
+/// Returns, with the reason, when the link is no longer good or the supervisor is to stop.
+async fn watch_over(link: &Link, stop: &CancellationToken) -> String {
+    let mut events = Box::pin(link.connection.events_listener());
+    let mut look = tokio::time::interval(LOOK);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return "closing".to_owned(),
+            () = link.lost.cancelled() => return "a channel was closed".to_owned(),
+            event = events.next() => match event {
+                Some(Event::ConnectionBlocked(reason)) => {
+                    tracing::warn!(reason, "the broker has blocked this connection");
+                    link.blocked.send_replace(true);
+                }
+                Some(Event::ConnectionUnblocked) => {
+                    tracing::info!("the broker takes messages again");
+                    link.blocked.send_replace(false);
+                }
+                Some(Event::Error(error)) if !link.connection.status().connected() => return error.to_string(),
+                Some(_) => {}
+                None => return "the connection's events ended".to_owned(),
+            },
+            _ = look.tick() => {
+                let channels = link.confirmed.status().connected() && link.unconfirmed.status().connected();
+                if !link.connection.status().connected() || !channels {
+                    return "the connection or a channel was closed".to_owned();
+                }
+            }
+        }
+    }
+}
+
+async fn close(link: &Link) {
+    if link.connection.status().connected() && !link.is_blocked() {
+        close_connection(&link.connection).await;
+    }
+}
+
+async fn close_connection(connection: &lapin::Connection) {
+    match timeout(CLOSE_DEADLINE, connection.close(200, "closing".into())).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "close the connection to the broker"),
+        Err(_) => tracing::warn!("the broker did not answer the close of a connection"),
+    }
+}
+
+/// Doubling from [`BACKOFF_FIRST`] to [`BACKOFF_LAST`], with full jitter in its upper half, so that the services of a restarted
+/// broker do not all come at once.
+fn backoff(failures: u32) -> Duration {
+    let longest = BACKOFF_FIRST.saturating_mul(2_u32.saturating_pow(failures)).min(BACKOFF_LAST);
+    longest.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+fn reason(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = format!("{text}: {error}");
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BACKOFF_LAST, backoff};
+
+    #[test]
+    fn the_wait_between_attempts_grows_and_stays_bounded() {
+        for _ in 0..100 {
+            assert!(backoff(0) < backoff(3));
+            assert!(backoff(u32::MAX) <= BACKOFF_LAST);
+        }
+    }
+}

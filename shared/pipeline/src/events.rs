@@ -1,0 +1,194 @@
+//! What happened: the events on `postroom.events`, and the dead letters that have none.
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::jobs::Period;
+
+/// One event. `message_id` is its own, `correlation_id` the job's, routing key and `type` say what happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Event {
+    /// The event's own id, the AMQP `message_id`; not in the body.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub id: Uuid,
+    /// The job that it tells of.
+    pub job: JobReference,
+    /// The run that it comes from; absent where the job was not running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunReference>,
+    /// When it happened.
+    pub at: DateTime<Utc>,
+    /// What happened.
+    #[serde(flatten)]
+    pub body: EventBody,
+}
+
+/// Which job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct JobReference {
+    /// The job's id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// The caller that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
+}
+
+/// Which run of it. Events are ordered by (`replays`, `attempt`, `redeliveries`, `sequence`), however they arrive.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RunReference {
+    /// The run's own id.
+    pub id: Uuid,
+    /// The process that ran it, `<service>@<host>:<process id>`.
+    pub worker: String,
+    /// Replays before it.
+    pub replays: u32,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Deliveries of this attempt before it.
+    pub redeliveries: u32,
+    /// Growing from 1 within the run.
+    pub sequence: u32,
+}
+
+/// What happened, by type.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "type")]
+pub enum EventBody {
+    /// Accepted and on the broker.
+    #[serde(rename = "job.queued")]
+    Queued {},
+    /// A worker runs it. Left out where the run ended within 250 ms.
+    #[serde(rename = "job.started")]
+    Started {},
+    /// How far it is; at most 4 a second, and some may be lost.
+    #[serde(rename = "job.progressed")]
+    Progressed {
+        /// The latest.
+        progress: Progress,
+    },
+    /// An attempt failed, and there will be another.
+    #[serde(rename = "job.retrying")]
+    Retrying {
+        /// Why it failed.
+        failure: FailureReport,
+        /// About how long until the next attempt, in seconds.
+        delay_seconds: f64,
+        /// The next attempt's number.
+        next_attempt: u32,
+    },
+    /// Done. Final.
+    #[serde(rename = "job.succeeded")]
+    Succeeded {
+        /// What the job made, by kind; `null` where there is nothing to say.
+        result: serde_json::Value,
+    },
+    /// A final answer for the customer: it cannot be done. Final.
+    #[serde(rename = "job.refused")]
+    Refused {
+        /// The answer.
+        refusal: Refusal,
+    },
+    /// Given up; the message lies among the dead letters. Final until an operator replays it.
+    #[serde(rename = "job.dead")]
+    Dead {
+        /// Why.
+        failure: FailureReport,
+    },
+    /// A report can be downloaded.
+    #[serde(rename = "report.ready")]
+    ReportReady {
+        /// The report.
+        report: ReadyReport,
+    },
+}
+
+/// How far a job is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Progress {
+    /// What is being done, for a person.
+    pub phase: String,
+    /// Steps done.
+    pub done: u64,
+    /// Steps in all; 0 where that is not known.
+    pub total: u64,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailureReport {
+    /// `error`, `timed_out`, `panicked`, `rejected`, `undecodable`, `unknown_kind`; from the broker `delivery_limit`, `rejected`.
+    pub kind: String,
+    /// For an operator.
+    pub reason: String,
+}
+
+/// Why a job cannot be done, for the customer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Refusal {
+    /// For a program, for example `out-of-stock`.
+    pub code: String,
+    /// For a person.
+    pub reason: String,
+}
+
+/// A report that is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadyReport {
+    /// Its id, which is its job's.
+    pub id: Uuid,
+    /// Its title.
+    pub title: String,
+    /// The days that it covers.
+    pub period: Period,
+    /// Its key in the object store.
+    pub key: String,
+    /// Its pages.
+    pub pages: u32,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl EventBody {
+    /// The event's type, which is its routing key.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Queued {} => "job.queued",
+            Self::Started {} => "job.started",
+            Self::Progressed { .. } => "job.progressed",
+            Self::Retrying { .. } => "job.retrying",
+            Self::Succeeded { .. } => "job.succeeded",
+            Self::Refused { .. } => "job.refused",
+            Self::Dead { .. } => "job.dead",
+            Self::ReportReady { .. } => "report.ready",
+        }
+    }
+}
+
+impl Event {
+    /// An event of now.
+    #[must_use]
+    pub fn new(job: JobReference, run: Option<RunReference>, body: EventBody) -> Self {
+        Self { id: Uuid::now_v7(), job, run, at: Utc::now(), body }
+    }
+}
+
+/// A job that the broker itself gave up: by its delivery limit, or because a consumer of another make rejected it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Derived from the job's id and its counters: the same however often it is delivered.
+    pub event_id: Uuid,
+    /// The job.
+    pub job: JobReference,
+    /// Replays before it died.
+    pub replays: u32,
+    /// The attempt in which it died.
+    pub attempt: u32,
+    /// Why.
+    pub failure: FailureReport,
+}

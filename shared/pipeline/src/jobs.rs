@@ -1,0 +1,23 @@
+//! The contracts of the jobs: one file per kind, imperative verbs. A released kind never changes its meaning.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+mod mailbox;
+mod noop;
+mod period;
+mod render_report;
+mod send_email;
+
+pub use mailbox::{EmailAddress, InvalidMailbox, PersonName, Recipient};
+pub use noop::Noop;
+pub use period::{InvalidPeriod, Period};
+pub use render_report::{Grouping, RenderReport, ReportKind};
+pub use send_email::{FileReference, Message, ReportReady, SendEmail};
+
+/// The payload of one kind of job: the whole body of its message, as JSON.
+pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The kind: the AMQP `type`, and the routing key without its lane. A literal, never derived from a Rust name.
+    const KIND: &'static str;
+}

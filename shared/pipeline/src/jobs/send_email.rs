@@ -1,0 +1,59 @@
+//! `email.send`: send one mail from a template.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::{Job, Period, Recipient};
+
+/// Asks for one mail. Its `Message-ID` is made from the job's id, so that a mail sent twice can be told from two mails.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+pub struct SendEmail {
+    /// To whom.
+    pub to: Recipient,
+    /// The template and what it is filled with.
+    #[serde(flatten)]
+    pub message: Message,
+}
+
+impl Job for SendEmail {
+    const KIND: &'static str = "email.send";
+}
+
+/// The mails there are, by template.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(tag = "template", content = "data", rename_all = "kebab-case")]
+pub enum Message {
+    /// A report is done: a link, and the file itself when it is small enough.
+    ReportReady(ReportReady),
+}
+
+/// What the `report-ready` mail says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReportReady {
+    /// The report's id, which is its job's.
+    pub report_id: Uuid,
+    /// The report's title.
+    pub title: String,
+    /// The days that it covers.
+    pub period: Period,
+    /// Its number of pages.
+    pub pages: u32,
+    /// The file.
+    pub file: FileReference,
+}
+
+/// A file in the object store.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileReference {
+    /// Its key in the store.
+    pub key: String,
+    /// The name that a person sees.
+    pub name: String,
+    /// Its media type.
+    pub content_type: String,
+    /// Its size.
+    pub bytes: u64,
+}

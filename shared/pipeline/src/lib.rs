@@ -1,0 +1,22 @@
+//! The wire: message contracts, topology as data, the publisher, the worker runtime with retries and dead letters.
+//! It knows no database, no cache and no HTTP.
+
+mod broker;
+mod connection;
+mod consumer;
+pub mod events;
+pub mod jobs;
+pub mod message;
+pub mod policy;
+mod publisher;
+pub mod topology;
+mod tracker;
+pub mod worker;
+
+pub use broker::{Broker, BrokerSettings, BrokerState};
+pub use events::{DeadLetter, Event, EventBody};
+pub use jobs::Job;
+pub use message::OutgoingJob;
+pub use publisher::{PublishError, Publisher};
+pub use tracker::{TrackError, TrackEvents};
+pub use worker::{Done, Failure, Handler, Handlers, Concurrency, JobContext, OrFail, WorkerSettings};

@@ -1,0 +1,292 @@
+//! A job as a message: names of headers, properties out and in, and the copies that retries and dead letters are.
+
+use chrono::{DateTime, SubsecRound, Utc};
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+use uuid::Uuid;
+
+use crate::jobs::Job;
+
+/// Runs so far plus this one; 1 where it is absent.
+pub const ATTEMPT: &str = "attempt";
+/// How often an operator sent it again from the dead letters; 0 where it is absent.
+pub const REPLAYS: &str = "replays";
+/// The caller that the job belongs to.
+pub const OWNER: &str = "owner";
+/// The queue that a copy came from, and to which it returns.
+pub const ORIGIN_QUEUE: &str = "origin_queue";
+/// The kind of the last failure, see [`crate::worker::FailureKind`].
+pub const FAILURE_KIND: &str = "failure_kind";
+/// The last failure in words.
+pub const FAILURE: &str = "failure";
+/// When the first attempt failed, RFC 3339.
+pub const FIRST_FAILED_AT: &str = "first_failed_at";
+
+/// The broker counts here how often a message was delivered before; absent on the first delivery.
+const DELIVERY_COUNT: &str = "x-delivery-count";
+/// The broker keeps here why and from where it dead-lettered a message, the latest first.
+const DEATHS: &str = "x-death";
+
+const JSON: &str = "application/json";
+/// An AMQP long string may be huge; a reason need not.
+const FAILURE_BYTES: usize = 2000;
+
+/// A job to publish.
+#[derive(Clone, Debug)]
+pub struct OutgoingJob<J> {
+    /// The job's id, the same for every retry and replay.
+    pub id: Uuid,
+    /// The caller that it belongs to.
+    pub owner: Option<String>,
+    /// The job that caused it.
+    pub correlation_id: Option<Uuid>,
+    /// When it was accepted; the wire carries whole seconds.
+    pub accepted_at: DateTime<Utc>,
+    /// The payload.
+    pub payload: J,
+}
+
+impl<J: Job> OutgoingJob<J> {
+    /// The routing key: the kind and the lane.
+    #[must_use]
+    pub fn routing_key(&self) -> String {
+        format!("{}.normal", J::KIND)
+    }
+
+    pub(crate) fn properties(&self, app_id: &str) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(1));
+        headers.insert(REPLAYS.into(), AMQPValue::LongLongInt(0));
+        if let Some(owner) = &self.owner {
+            headers.insert(OWNER.into(), AMQPValue::LongString(owner.as_str().into()));
+        }
+        let properties = base_properties(self.id, J::KIND, self.accepted_at, app_id).with_headers(headers);
+        match self.correlation_id {
+            Some(cause) => properties.with_correlation_id(cause.to_string().into()),
+            None => properties,
+        }
+    }
+}
+
+/// What jobs and events share: id, type, time, JSON, persistent.
+pub(crate) fn base_properties(id: Uuid, kind: &str, at: DateTime<Utc>, app_id: &str) -> BasicProperties {
+    BasicProperties::default()
+        .with_message_id(id.to_string().into())
+        .with_type(kind.into())
+        .with_content_type(JSON.into())
+        .with_timestamp(u64::try_from(at.timestamp()).unwrap_or_default())
+        .with_app_id(app_id.into())
+        .with_delivery_mode(2)
+}
+
+/// What is known of a job from its message's properties alone, whoever published it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The job's id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// The caller that it belongs to.
+    pub owner: Option<String>,
+    /// The job that caused it.
+    pub correlation_id: Option<Uuid>,
+    /// When it was accepted, in whole seconds; where the publisher did not say, when it was received.
+    pub accepted_at: DateTime<Utc>,
+    /// Runs so far plus this one, from 1.
+    pub attempt: u32,
+    /// Replays so far.
+    pub replays: u32,
+    /// How often the broker delivered it before in this attempt.
+    pub redeliveries: u32,
+    /// Whether the body is said to be JSON; a publisher that says nothing means it.
+    pub is_json: bool,
+}
+
+/// Why a message is no job.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidEnvelope {
+    /// No `message_id`, or not a UUID.
+    #[error("the message_id is not a UUID")]
+    Id,
+    /// No `type`.
+    #[error("the message has no type")]
+    Kind,
+}
+
+impl Envelope {
+    /// Reads the properties of a message.
+    ///
+    /// # Errors
+    /// See [`InvalidEnvelope`].
+    pub fn read(properties: &BasicProperties) -> Result<Self, InvalidEnvelope> {
+        let id = properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok()).ok_or(InvalidEnvelope::Id)?;
+        let kind = properties.kind().as_ref().filter(|kind| !kind.as_str().is_empty()).ok_or(InvalidEnvelope::Kind)?;
+        let accepted_at = properties.timestamp().and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
+        Ok(Self {
+            id,
+            kind: kind.to_string(),
+            owner: text(properties, OWNER),
+            correlation_id: properties.correlation_id().as_ref().and_then(|id| id.as_str().parse().ok()),
+            accepted_at: accepted_at.unwrap_or_else(|| Utc::now().trunc_subsecs(0)),
+            attempt: count(properties, ATTEMPT).unwrap_or(1).max(1),
+            replays: count(properties, REPLAYS).unwrap_or(0),
+            redeliveries: count(properties, DELIVERY_COUNT).unwrap_or(0),
+            is_json: properties.content_type().as_ref().is_none_or(|form| form.as_str() == JSON),
+        })
+    }
+}
+
+/// A failure, as it is written into a copy's headers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FailureNote<'a> {
+    pub(crate) origin_queue: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) reason: &'a str,
+    pub(crate) attempt: u32,
+}
+
+/// The properties of a copy: those of the original, less the broker's own headers (4.x neither trusts nor carries `x-*`),
+/// with the failure noted. What is not ours stays as it is.
+pub(crate) fn copy_properties(original: &BasicProperties, note: &FailureNote<'_>, now: DateTime<Utc>) -> BasicProperties {
+    let mut headers = FieldTable::default();
+    for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
+        if !name.as_str().starts_with("x-") {
+            headers.insert(name.clone(), value.clone());
+        }
+    }
+    let mut set = |name: &'static str, text: &str| {
+        headers.insert(name.into(), AMQPValue::LongString(text.into()));
+    };
+    set(ORIGIN_QUEUE, note.origin_queue);
+    set(FAILURE_KIND, note.kind);
+    set(FAILURE, clip(note.reason, FAILURE_BYTES));
+    if !headers.inner().contains_key(FIRST_FAILED_AT) {
+        headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(now.to_rfc3339().as_str().into()));
+    }
+    headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(i64::from(note.attempt)));
+    original.clone().with_headers(headers).with_delivery_mode(2)
+}
+
+/// A failure, as it is read from a dead letter: from the worker's note, or where there is none from the broker's.
+pub(crate) struct NotedFailure {
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    /// Whether the broker itself moved the message to where it is: then no worker spoke of it.
+    pub(crate) by_broker: bool,
+}
+
+pub(crate) fn noted_failure(properties: &BasicProperties) -> NotedFailure {
+    let death = header(properties, DEATHS).and_then(|deaths| match deaths {
+        AMQPValue::FieldArray(list) => list.as_slice().first().cloned(),
+        _ => None,
+    });
+    if let Some(AMQPValue::FieldTable(death)) = death {
+        let part = |name: &str| match death.inner().get(&ShortString::from(name)) {
+            Some(AMQPValue::LongString(text)) => text.to_string(),
+            _ => "unknown".to_owned(),
+        };
+        let (kind, queue) = (part("reason"), part("queue"));
+        let reason = match kind.as_str() {
+            "delivery_limit" => format!("returned to \"{queue}\" more often than the broker allows: it seems to kill its worker"),
+            "rejected" => format!("rejected from \"{queue}\" by its consumer"),
+            _ => format!("given up by the broker from \"{queue}\""),
+        };
+        return NotedFailure { kind, reason, by_broker: true };
+    }
+    NotedFailure {
+        kind: text(properties, FAILURE_KIND).unwrap_or_else(|| "unknown".to_owned()),
+        reason: text(properties, FAILURE).unwrap_or_default(),
+        by_broker: false,
+    }
+}
+
+fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a AMQPValue> {
+    properties.headers().as_ref()?.inner().get(&ShortString::from(name))
+}
+
+fn text(properties: &BasicProperties, name: &str) -> Option<String> {
+    match header(properties, name)? {
+        AMQPValue::LongString(text) => Some(text.to_string()),
+        AMQPValue::ShortString(text) => Some(text.to_string()),
+        _ => None,
+    }
+}
+
+/// Clients write numbers in whatever width their language has.
+fn count(properties: &BasicProperties, name: &str) -> Option<u32> {
+    match header(properties, name)? {
+        AMQPValue::ShortShortInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::ShortShortUInt(number) => Some(u32::from(*number)),
+        AMQPValue::ShortInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::ShortUInt(number) => Some(u32::from(*number)),
+        AMQPValue::LongInt(number) => u32::try_from(*number).ok(),
+        AMQPValue::LongUInt(number) => Some(*number),
+        AMQPValue::LongLongInt(number) => u32::try_from(*number).ok(),
+        _ => None,
+    }
+}
+
+fn clip(text: &str, bytes: usize) -> &str {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Noop;
+
+    fn job() -> OutgoingJob<Noop> {
+        OutgoingJob {
+            id: Uuid::from_u128(7),
+            owner: Some("alice".to_owned()),
+            correlation_id: None,
+            accepted_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
+            payload: Noop::default(),
+        }
+    }
+
+    #[test]
+    fn what_is_published_is_read_back() {
+        let envelope = Envelope::read(&job().properties("web")).unwrap();
+        assert_eq!(envelope.id, Uuid::from_u128(7));
+        assert_eq!((envelope.kind.as_str(), envelope.owner.as_deref()), ("noop.run", Some("alice")));
+        assert_eq!((envelope.attempt, envelope.replays, envelope.redeliveries), (1, 0, 0));
+        assert_eq!(envelope.accepted_at.timestamp(), 1_700_000_000);
+    }
+
+    #[test]
+    fn a_foreign_message_needs_only_an_id_and_a_type() {
+        let foreign = BasicProperties::default().with_message_id(Uuid::from_u128(1).to_string().into()).with_type("noop.run".into());
+        assert_eq!(Envelope::read(&foreign).unwrap().attempt, 1);
+        assert_eq!(Envelope::read(&BasicProperties::default()), Err(InvalidEnvelope::Id));
+        let xml = foreign.clone().with_content_type("text/xml".into());
+        assert!(!Envelope::read(&xml).unwrap().is_json);
+    }
+
+    #[test]
+    fn a_copy_keeps_foreign_headers_drops_the_brokers_and_notes_the_failure() {
+        let mut headers = FieldTable::default();
+        headers.insert("traceparent".into(), AMQPValue::LongString("00-ab-cd-01".into()));
+        headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
+        let original = job().properties("web").with_headers(headers);
+        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let early = DateTime::from_timestamp(1_700_000_100, 0).unwrap();
+        let copy = copy_properties(&original, &note, early);
+        assert_eq!(text(&copy, "traceparent").as_deref(), Some("00-ab-cd-01"));
+        assert_eq!(count(&copy, DELIVERY_COUNT), None);
+        assert_eq!(count(&copy, ATTEMPT), Some(2));
+        assert_eq!(copy.message_id(), original.message_id());
+        let later = copy_properties(&copy, &note, early + chrono::Duration::hours(1));
+        assert_eq!(text(&later, FIRST_FAILED_AT), text(&copy, FIRST_FAILED_AT));
+    }
+
+    #[test]
+    fn a_reason_is_clipped_between_characters() {
+        assert_eq!(clip("aä", 2), "a");
+        assert_eq!(clip("aä", 3), "aä");
+    }
+}

@@ -1,0 +1,199 @@
+//! The one place that publishes. Success is only a positive confirm of a message that reached a queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Confirmation};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout_at};
+
+use crate::connection::{Link, LinkState};
+use crate::events::Event;
+use crate::jobs::Job;
+use crate::message::{OutgoingJob, base_properties};
+use crate::topology::{EVENTS, JOBS};
+
+/// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
+const WINDOW: usize = 1024;
+
+/// Why a message is not known to be on a queue. Only after `Unconfirmed` may it be there all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// No connection to the broker. Nothing was sent.
+    #[error("not connected to the broker")]
+    NotConnected,
+    /// The broker is out of memory or disk and takes nothing. Nothing was sent.
+    #[error("the broker has blocked its publishers")]
+    Blocked,
+    /// The confirm window stayed full until the deadline. Nothing was sent.
+    #[error("too many messages are waiting for their confirm")]
+    WindowFull,
+    /// No queue is bound for the routing key.
+    #[error("no queue for \"{routing_key}\" on \"{exchange}\"")]
+    Returned {
+        /// To which exchange.
+        exchange: String,
+        /// With which routing key.
+        routing_key: String,
+    },
+    /// The queue refused it: it is full.
+    #[error("refused for \"{routing_key}\" on \"{exchange}\"")]
+    Nacked {
+        /// To which exchange.
+        exchange: String,
+        /// With which routing key.
+        routing_key: String,
+    },
+    /// No confirm by the deadline, or the connection was lost before it: the message may be on its queue or not.
+    #[error("no confirm from the broker")]
+    Unconfirmed,
+    /// The payload cannot be written as JSON.
+    #[error("write the message as JSON")]
+    Encode(#[from] serde_json::Error),
+}
+
+/// Publishes jobs and events over one shared channel; clone it freely, concurrent publishes share the confirm window.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    link: watch::Receiver<LinkState>,
+    window: Arc<Semaphore>,
+    app_id: Arc<str>,
+    deadline: Duration,
+}
+
+/// Where a message goes and with what.
+pub(crate) struct Outgoing<'a> {
+    pub(crate) exchange: &'static str,
+    pub(crate) routing_key: &'a str,
+    pub(crate) properties: BasicProperties,
+    pub(crate) body: &'a [u8],
+    /// Whether it is a failure that no queue takes it.
+    pub(crate) mandatory: bool,
+}
+
+impl Publisher {
+    pub(crate) fn new(link: watch::Receiver<LinkState>, app_id: &str, deadline: Duration) -> Self {
+        Self { link, window: Arc::new(Semaphore::new(WINDOW)), app_id: app_id.into(), deadline }
+    }
+
+    /// The same publisher with another deadline, from the call to the confirm.
+    #[must_use]
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// Publishes a job. `Ok` means that a queue has it, on disk.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish_job<J: Job>(&self, job: &OutgoingJob<J>) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(&job.payload)?;
+        let properties = job.properties(&self.app_id);
+        self.send(Outgoing { exchange: JOBS, routing_key: &job.routing_key(), properties, body: &body, mandatory: true }).await
+    }
+
+    /// Publishes an event. `Ok` means that every queue bound for it has it; there may be none.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; an event is never returned.
+    pub async fn publish_event(&self, event: &Event) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(event)?;
+        self.send(self.outgoing_event(event, &body)).await
+    }
+
+    /// Sends an event that may be lost, without waiting for a confirm.
+    pub(crate) async fn hint_event(&self, event: &Event) -> Result<(), PublishError> {
+        let link = self.link()?;
+        let body = serde_json::to_vec(event)?;
+        let outgoing = self.outgoing_event(event, &body);
+        #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
+        let written = link.unconfirmed.basic_publish(
+            outgoing.exchange.into(),
+            outgoing.routing_key.into(),
+            BasicPublishOptions::default(),
+            outgoing.body,
+            outgoing.properties,
+        );
+        match timeout_at(Instant::now() + self.deadline, written).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(PublishError::Unconfirmed),
+            Err(_) => Err(PublishError::Unconfirmed),
+        }
+    }
+
+    fn outgoing_event<'a>(&self, event: &Event, body: &'a [u8]) -> Outgoing<'a> {
+        let routing_key = event.body.kind();
+        let properties = base_properties(event.id, routing_key, event.at, &self.app_id)
+            .with_correlation_id(event.job.id.to_string().into());
+        Outgoing { exchange: EVENTS, routing_key, properties, body, mandatory: false }
+    }
+
+    fn link(&self) -> Result<Arc<Link>, PublishError> {
+        match &*self.link.borrow() {
+            LinkState::Down { .. } => Err(PublishError::NotConnected),
+            LinkState::Up(link) if link.is_blocked() => Err(PublishError::Blocked),
+            LinkState::Up(link) => Ok(Arc::clone(link)),
+        }
+    }
+
+    pub(crate) async fn send(&self, message: Outgoing<'_>) -> Result<(), PublishError> {
+        let result = self.send_within(Instant::now() + self.deadline, message).await;
+        if let Err(error) = &result {
+            metrics::counter!("publish_failures_total", "reason" => error.label()).increment(1);
+        }
+        result
+    }
+
+    async fn send_within(&self, deadline: Instant, message: Outgoing<'_>) -> Result<(), PublishError> {
+        let link = self.link()?;
+        let slot = timeout_at(deadline, self.window.acquire()).await.map_err(|_| PublishError::WindowFull)?;
+        let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
+        let (exchange, routing_key) = (message.exchange, message.routing_key);
+        let confirmed = async {
+            #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
+            let written =
+                link.confirmed.basic_publish(exchange.into(), routing_key.into(), options, message.body, message.properties);
+            written.await?.await
+        };
+        let confirmation = tokio::select! {
+            confirmation = timeout_at(deadline, confirmed) => confirmation,
+            // The confirm of a dead channel may never come.
+            () = link.lost.cancelled() => return Err(PublishError::Unconfirmed),
+        };
+        drop(slot);
+        let place = || (exchange.to_owned(), routing_key.to_owned());
+        match confirmation {
+            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
+            Ok(Ok(Confirmation::Ack(Some(_)))) => {
+                let (exchange, routing_key) = place();
+                Err(PublishError::Returned { exchange, routing_key })
+            }
+            Ok(Ok(Confirmation::Nack(_))) => {
+                let (exchange, routing_key) = place();
+                Err(PublishError::Nacked { exchange, routing_key })
+            }
+            Ok(Ok(Confirmation::NotRequested)) | Err(_) => Err(PublishError::Unconfirmed),
+            Ok(Err(error)) => {
+                // A channel that fails one publish fails them all: have it rebuilt, do not wait for somebody to look.
+                tracing::warn!(%error, exchange, routing_key, "publish");
+                link.lost.cancel();
+                Err(PublishError::Unconfirmed)
+            }
+        }
+    }
+}
+
+impl PublishError {
+    fn label(&self) -> &'static str {
+        match self {
+            Self::NotConnected => "not_connected",
+            Self::Blocked => "blocked",
+            Self::WindowFull => "window_full",
+            Self::Returned { .. } => "returned",
+            Self::Nacked { .. } => "nacked",
+            Self::Unconfirmed => "unconfirmed",
+            Self::Encode(_) => "encode",
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! Exchanges, queues and bindings as data: one const table of workers and services, expanded into everything that stands
+//! on the broker. A row says only what differs; the rest derives from the name.
+
+mod declare;
+mod expand;
+mod permissions;
+
+use std::time::Duration;
+
+use crate::jobs::{Job, Noop, RenderReport, SendEmail};
+use crate::policy::{self, RetryPolicy, Tier};
+
+pub(crate) use declare::{DeclareError, declare};
+pub use expand::{Argument, Binding, Exchange, Queue, Topology};
+pub use permissions::definitions;
+
+/// Work to do: topic exchange, routing key `<kind>.<lane>`.
+pub const JOBS: &str = "postroom.jobs";
+/// What happened: topic exchange, routing key = the event's type.
+pub const EVENTS: &str = "postroom.events";
+/// Wait, then return: topic exchange, routing key `<origin queue>.<tier>`.
+pub const DELAY: &str = "postroom.delay";
+/// Back to the origin queue: topic exchange, same routing key.
+pub const RETURN: &str = "postroom.return";
+/// Given up: direct exchange, routing key `<worker>.dead`.
+pub const DEAD: &str = "postroom.dead";
+/// Returns whose origin queue is gone: fanout exchange and queue of that name. Anything in it needs a person.
+pub const UNROUTABLE: &str = "postroom.unroutable";
+
+/// Lifecycle events, for the tracker.
+pub const TRACKER_LIFECYCLE: &str = "tracker.lifecycle";
+/// Progress events, for the tracker; full, it drops its oldest.
+pub const TRACKER_PROGRESS: &str = "tracker.progress";
+/// A copy of each dead letter, for the tracker: what the broker itself gave up has no event.
+pub const TRACKER_DEAD_LETTERS: &str = "tracker.dead_letters";
+
+/// The lanes of every kind. Literal in routing keys and queue names.
+pub const LANES: &[&str] = &["normal"];
+
+/// One worker: the kinds that it does from its own queues, and how.
+#[derive(Debug)]
+pub struct WorkerRow {
+    /// First part of its queues' names.
+    pub name: &'static str,
+    /// The kinds that it does.
+    pub kinds: &'static [&'static str],
+    /// How its jobs are tried again.
+    pub retry: RetryPolicy,
+    /// How long one run may take.
+    pub timeout: Duration,
+}
+
+/// One service: its broker user has this name, and may do just what the row needs.
+#[derive(Debug)]
+pub struct ServiceRow {
+    /// Its name.
+    pub name: &'static str,
+    /// The workers whose queues it consumes.
+    pub works: &'static [&'static str],
+    /// The kinds that it publishes.
+    pub publishes: &'static [&'static str],
+    /// Whether it consumes the tracker's queues.
+    pub tracks: bool,
+}
+
+/// Every worker there is. A new worker is one row here.
+pub const WORKERS: &[WorkerRow] = &[
+    WorkerRow { name: "email", kinds: &[SendEmail::KIND], retry: policy::MAILING, timeout: Duration::from_secs(60) },
+    WorkerRow { name: "noop", kinds: &[Noop::KIND], retry: policy::RENDERING, timeout: Duration::from_secs(30) },
+    WorkerRow { name: "report", kinds: &[RenderReport::KIND], retry: policy::RENDERING, timeout: Duration::from_secs(120) },
+];
+
+/// Every service that speaks to the broker.
+pub const SERVICES: &[ServiceRow] = &[
+    ServiceRow { name: "email-worker", works: &["email"], publishes: &[], tracks: false },
+    ServiceRow { name: "noop-worker", works: &["noop"], publishes: &[Noop::KIND], tracks: false },
+    ServiceRow { name: "pdf-report", works: &["report"], publishes: &[SendEmail::KIND], tracks: false },
+    ServiceRow { name: "web", works: &[], publishes: &[RenderReport::KIND], tracks: true },
+];
+
+/// The row of a worker.
+#[must_use]
+pub fn worker(name: &str) -> Option<&'static WorkerRow> {
+    WORKERS.iter().find(|row| row.name == name)
+}
+
+/// The row of the worker that does a kind.
+#[must_use]
+pub fn worker_of(kind: &str) -> Option<&'static WorkerRow> {
+    WORKERS.iter().find(|row| row.kinds.contains(&kind))
+}
+
+/// The row of a service.
+#[must_use]
+pub fn service(name: &str) -> Option<&'static ServiceRow> {
+    SERVICES.iter().find(|row| row.name == name)
+}
+
+impl WorkerRow {
+    /// The queue of a lane: `email.normal`.
+    #[must_use]
+    pub fn queue(&self, lane: &str) -> String {
+        format!("{}.{lane}", self.name)
+    }
+
+    /// The queue of a tier: `email.delay.30s`.
+    #[must_use]
+    pub fn delay_queue(&self, tier: &str) -> String {
+        format!("{}.delay.{tier}", self.name)
+    }
+
+    /// The queue of its dead letters, which is their routing key too: `email.dead`.
+    #[must_use]
+    pub fn dead_queue(&self) -> String {
+        format!("{}.dead", self.name)
+    }
+}
+
+/// The name of a tier's early twin, which waits three quarters as long: which of the two a job takes is chance, so that jobs
+/// that failed together do not come back together.
+#[must_use]
+pub fn early(tier: Tier) -> String {
+    format!("{}-early", tier.name)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! From the table's rows to every exchange, queue and binding, with all arguments.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{
+    DEAD, DELAY, EVENTS, JOBS, LANES, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE, TRACKER_PROGRESS,
+    UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
+};
+
+/// The broker's own limit of deliveries, the last resort for a message that kills its worker. Stated, because the default
+/// differs by version: none before 4.0, 20 since.
+const DELIVERY_LIMIT: i64 = 20;
+/// Queues that people take from by hand (dead letters) must never lose a message to the limit. It cannot be switched off the
+/// same way on every version (a negative limit means 0 on 3.x), so it is out of reach instead.
+const DELIVERY_LIMIT_OUT_OF_REACH: i64 = 1_000_000_000;
+/// Messages ready in a work queue; further ones are refused, and the publisher is told.
+const WORK_QUEUE_LENGTH: i64 = 200_000;
+/// Progress is news of the moment: the oldest is dropped.
+const PROGRESS_QUEUE_LENGTH: i64 = 10_000;
+
+/// Everything that one service, or all together, declare.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Topology {
+    /// By name.
+    pub exchanges: BTreeMap<String, Exchange>,
+    /// By name.
+    pub queues: BTreeMap<String, Queue>,
+    /// In order, each once.
+    pub bindings: BTreeSet<Binding>,
+}
+
+/// A durable exchange.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Exchange {
+    /// `topic`, `direct` or `fanout`.
+    pub kind: &'static str,
+    /// Where what no binding matches goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alternate: Option<&'static str>,
+}
+
+/// A durable queue with its arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Queue {
+    /// By name. They are part of the queue's identity: changing one means a new queue.
+    pub arguments: BTreeMap<&'static str, Argument>,
+}
+
+/// The value of a queue argument.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Argument {
+    /// A number: a limit, or milliseconds.
+    Int(i64),
+    /// A name.
+    Text(String),
+}
+
+/// A queue bound to an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Binding {
+    /// From where.
+    pub exchange: &'static str,
+    /// The routing key, or for a topic exchange its pattern.
+    pub key: String,
+    /// To which queue.
+    pub queue: String,
+}
+
+impl Topology {
+    /// Everything, with every wait multiplied by `time_scale`.
+    #[must_use]
+    pub fn all(time_scale: f64) -> Self {
+        let mut topology = Self::default();
+        for row in SERVICES {
+            topology.add_service(row, time_scale);
+        }
+        topology
+    }
+
+    /// What one service declares: the exchanges, the queues of the kinds that it does or publishes, and the tracker's, so that no
+    /// final event is lost while nothing that tracks has ever run.
+    #[must_use]
+    pub fn of(service: &ServiceRow, time_scale: f64) -> Self {
+        let mut topology = Self::default();
+        topology.add_service(service, time_scale);
+        topology
+    }
+
+    fn add_service(&mut self, row: &ServiceRow, time_scale: f64) {
+        self.add_exchanges();
+        self.add_tracker();
+        let own = row.works.iter().filter_map(|name| worker(name));
+        let published = row.publishes.iter().filter_map(|kind| worker_of(kind));
+        for row in own.chain(published) {
+            self.add_worker(row, time_scale);
+        }
+    }
+
+    fn add_exchanges(&mut self) {
+        let plain = [(JOBS, "topic"), (EVENTS, "topic"), (DELAY, "topic"), (DEAD, "direct"), (UNROUTABLE, "fanout")];
+        for (name, kind) in plain {
+            self.exchanges.insert(name.to_owned(), Exchange { kind, alternate: None });
+        }
+        self.exchanges.insert(RETURN.to_owned(), Exchange { kind: "topic", alternate: Some(UNROUTABLE) });
+        self.add_queue(UNROUTABLE, quorum(DELIVERY_LIMIT_OUT_OF_REACH));
+        self.bind(UNROUTABLE, "", UNROUTABLE);
+    }
+
+    fn add_tracker(&mut self) {
+        let mut lifecycle = quorum(DELIVERY_LIMIT);
+        dead_letter(&mut lifecycle, "tracker.dead");
+        self.add_queue(TRACKER_LIFECYCLE, lifecycle);
+        // Literal, so that progress stays out.
+        for event in ["queued", "started", "retrying", "succeeded", "refused", "cancelled", "dead"] {
+            self.bind(EVENTS, &format!("job.{event}"), TRACKER_LIFECYCLE);
+        }
+
+        let mut progress = quorum(DELIVERY_LIMIT);
+        progress.insert("x-overflow", Argument::Text("drop-head".to_owned()));
+        progress.insert("x-max-length", Argument::Int(PROGRESS_QUEUE_LENGTH));
+        self.add_queue(TRACKER_PROGRESS, progress);
+        self.bind(EVENTS, "job.progressed", TRACKER_PROGRESS);
+
+        let mut letters = quorum(DELIVERY_LIMIT);
+        dead_letter(&mut letters, "tracker.dead");
+        self.add_queue(TRACKER_DEAD_LETTERS, letters);
+        for row in WORKERS {
+            self.bind(DEAD, &row.dead_queue(), TRACKER_DEAD_LETTERS);
+        }
+        self.add_dead_queue("tracker.dead");
+    }
+
+    fn add_worker(&mut self, row: &WorkerRow, time_scale: f64) {
+        for lane in LANES {
+            let queue = row.queue(lane);
+            let mut arguments = quorum(DELIVERY_LIMIT);
+            dead_letter(&mut arguments, &row.dead_queue());
+            arguments.insert("x-max-length", Argument::Int(WORK_QUEUE_LENGTH));
+            self.add_queue(&queue, arguments);
+            for kind in row.kinds {
+                self.bind(JOBS, &format!("{kind}.{lane}"), &queue);
+            }
+            self.bind(RETURN, &format!("{queue}.*"), &queue);
+        }
+        for tier in row.retry.tiers() {
+            self.add_delay(row, tier.name, tier.length, time_scale);
+            self.add_delay(row, &early(tier), tier.length.mul_f64(0.75), time_scale);
+        }
+        self.add_dead_queue(&row.dead_queue());
+    }
+
+    fn add_delay(&mut self, row: &WorkerRow, tier: &str, wait: Duration, time_scale: f64) {
+        let queue = row.delay_queue(tier);
+        let mut arguments = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
+        // No routing key: an expired message keeps its own, `<origin queue>.<tier>`, and finds back by it.
+        arguments.insert("x-dead-letter-exchange", Argument::Text(RETURN.to_owned()));
+        arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
+        let millis = i64::try_from(wait.mul_f64(time_scale).as_millis()).unwrap_or(i64::MAX).max(1);
+        arguments.insert("x-message-ttl", Argument::Int(millis));
+        self.add_queue(&queue, arguments);
+        self.bind(DELAY, &format!("{}.*.{tier}", row.name), &queue);
+    }
+
+    fn add_dead_queue(&mut self, name: &str) {
+        self.add_queue(name, quorum(DELIVERY_LIMIT_OUT_OF_REACH));
+        self.bind(DEAD, name, name);
+    }
+
+    fn add_queue(&mut self, name: &str, arguments: BTreeMap<&'static str, Argument>) {
+        self.queues.insert(name.to_owned(), Queue { arguments });
+    }
+
+    fn bind(&mut self, exchange: &'static str, key: &str, queue: &str) {
+        self.bindings.insert(Binding { exchange, key: key.to_owned(), queue: queue.to_owned() });
+    }
+}
+
+/// What every queue has. `reject-publish` is what at-least-once dead lettering needs, with a length limit or without.
+fn quorum(delivery_limit: i64) -> BTreeMap<&'static str, Argument> {
+    BTreeMap::from([
+        ("x-queue-type", Argument::Text("quorum".to_owned())),
+        ("x-delivery-limit", Argument::Int(delivery_limit)),
+        ("x-overflow", Argument::Text("reject-publish".to_owned())),
+    ])
+}
+
+fn dead_letter(arguments: &mut BTreeMap<&'static str, Argument>, key: &str) {
+    arguments.insert("x-dead-letter-exchange", Argument::Text(DEAD.to_owned()));
+    arguments.insert("x-dead-letter-routing-key", Argument::Text(key.to_owned()));
+    arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
+}

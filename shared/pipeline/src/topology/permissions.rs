@@ -1,0 +1,55 @@
+//! The broker's users and what each may do, derived from the same table: `compose/rabbitmq/definitions.json`.
+
+use serde_json::{Value, json};
+
+use super::{DEAD, DELAY, EVENTS, JOBS, RETURN, SERVICES, ServiceRow, UNROUTABLE, worker_of};
+
+/// The virtual host of the product.
+const VHOST: &str = "postroom";
+
+/// The broker's definitions: the virtual host, a user for each service with the least that its row needs, the operator, and
+/// `partner`, an example of a consumer and publisher that is not ours. Passwords are not part of it.
+#[must_use]
+pub fn definitions() -> Value {
+    let mut users = vec![json!({"name": "operator", "tags": ["administrator"]})];
+    let mut permissions = vec![permission("operator", ".*", ".*", ".*")];
+    for row in SERVICES {
+        users.push(json!({"name": row.name, "tags": []}));
+        permissions.push(service_permission(row));
+    }
+    users.push(json!({"name": "partner", "tags": []}));
+    let publish = format!(r"^(partner\..*|{})$", escaped(JOBS));
+    let listen = format!(r"^(partner\..*|{})$", escaped(EVENTS));
+    permissions.push(permission("partner", r"^partner\..*$", &publish, &listen));
+    json!({
+        "vhosts": [{"name": VHOST, "default_queue_type": "quorum"}],
+        "users": users,
+        "permissions": permissions,
+    })
+}
+
+/// Declaring needs `configure`; binding needs to write the queue and read the exchange; a queue with a dead-letter exchange
+/// needs to be read, and that exchange written; publishing needs to write the exchange.
+fn service_permission(row: &ServiceRow) -> Value {
+    let workers: std::collections::BTreeSet<&str> =
+        row.works.iter().copied().chain(row.publishes.iter().filter_map(|kind| worker_of(kind)).map(|worker| worker.name)).collect();
+    let queues = workers.iter().map(|worker| format!(r"{worker}\..*"));
+    let queues: Vec<String> = queues.chain([r"tracker\..*".to_owned(), escaped(UNROUTABLE)]).collect();
+    let exchanges = [JOBS, EVENTS, DELAY, RETURN, DEAD].map(escaped);
+    let all = format!("^({}|{})$", exchanges.join("|"), queues.join("|"));
+    // A service that publishes no kind may not put work on the exchange; it must still read it to bind its queues.
+    let mut writable: Vec<String> = [EVENTS, DELAY, RETURN, DEAD].map(escaped).to_vec();
+    if !row.publishes.is_empty() {
+        writable.push(escaped(JOBS));
+    }
+    let write = format!("^({}|{})$", writable.join("|"), queues.join("|"));
+    permission(row.name, &all, &write, &all)
+}
+
+fn permission(user: &str, configure: &str, write: &str, read: &str) -> Value {
+    json!({"user": user, "vhost": VHOST, "configure": configure, "write": write, "read": read})
+}
+
+fn escaped(name: &str) -> String {
+    name.replace('.', r"\.")
+}

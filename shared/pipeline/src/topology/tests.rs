@@ -1,0 +1,75 @@
+use super::{Argument, JOBS, LANES, SERVICES, Topology, WORKERS, definitions, service, worker_of};
+
+/// A change of the table is reviewed like a migration: arguments of a live queue cannot be changed.
+#[test]
+fn the_whole_expanded_topology_is_as_reviewed() {
+    insta::assert_json_snapshot!("topology", Topology::all(1.0));
+}
+
+#[test]
+fn the_brokers_definitions_are_those_of_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../compose/rabbitmq/definitions.json");
+    let wanted = format!("{:#}\n", definitions());
+    let found = std::fs::read_to_string(path).unwrap_or_default();
+    if found != wanted {
+        std::fs::write(path, &wanted).unwrap();
+        panic!("compose/rabbitmq/definitions.json was not what the table says; it is now: look at it and commit it");
+    }
+}
+
+#[test]
+fn only_work_queues_are_bound_to_the_jobs_exchange_and_without_wildcards() {
+    let work: Vec<String> = WORKERS.iter().flat_map(|row| LANES.iter().map(|lane| row.queue(lane))).collect();
+    for binding in Topology::all(1.0).bindings.iter().filter(|binding| binding.exchange == JOBS) {
+        assert!(work.contains(&binding.queue), "{binding:?}");
+        assert!(!binding.key.contains(['*', '#']), "{binding:?}");
+    }
+}
+
+#[test]
+fn every_queue_that_dead_letters_does_so_at_least_once() {
+    for (name, queue) in Topology::all(1.0).queues {
+        let text = |argument| queue.arguments.get(argument).cloned();
+        assert_eq!(text("x-queue-type"), Some(Argument::Text("quorum".to_owned())), "{name}");
+        assert!(matches!(text("x-delivery-limit"), Some(Argument::Int(1..))), "{name}");
+        if queue.arguments.contains_key("x-dead-letter-exchange") {
+            assert_eq!(text("x-dead-letter-strategy"), Some(Argument::Text("at-least-once".to_owned())), "{name}");
+            assert_eq!(text("x-overflow"), Some(Argument::Text("reject-publish".to_owned())), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_kind_belongs_to_one_worker() {
+    for row in WORKERS {
+        for kind in row.kinds {
+            assert_eq!(worker_of(kind).unwrap().name, row.name);
+        }
+    }
+    let mut kinds: Vec<_> = WORKERS.iter().flat_map(|row| row.kinds).collect();
+    kinds.sort();
+    kinds.dedup();
+    assert_eq!(kinds.len(), WORKERS.iter().map(|row| row.kinds.len()).sum::<usize>());
+}
+
+#[test]
+fn every_service_names_workers_and_kinds_that_exist() {
+    for row in SERVICES {
+        assert!(row.works.iter().all(|name| super::worker(name).is_some()), "{row:?}");
+        assert!(row.publishes.iter().all(|kind| worker_of(kind).is_some()), "{row:?}");
+    }
+}
+
+#[test]
+fn a_service_declares_what_it_needs_and_no_more() {
+    let topology = Topology::of(service("email-worker").unwrap(), 1.0);
+    assert!(topology.queues.contains_key("email.normal") && topology.queues.contains_key("email.delay.30s-early"));
+    assert!(!topology.queues.keys().any(|name| name.starts_with("report.")));
+}
+
+#[test]
+fn the_time_scale_shortens_every_wait() {
+    let topology = Topology::all(0.01);
+    assert_eq!(topology.queues["email.delay.30s"].arguments["x-message-ttl"], Argument::Int(300));
+    assert_eq!(topology.queues["email.delay.30s-early"].arguments["x-message-ttl"], Argument::Int(225));
+}

@@ -1,0 +1,128 @@
+//! What becomes of a job after a run: pure, and shown as a table by its tests.
+
+use crate::events::{FailureReport, Refusal};
+use crate::policy::{RetryPolicy, Tier};
+
+use super::handler::{Done, Failure};
+
+/// How an attempt failed, as it stands in headers and events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The handler said so.
+    Error,
+    /// The run took longer than its kind may.
+    TimedOut,
+    /// The handler panicked.
+    Panicked,
+    /// The handler gave up for good.
+    Rejected,
+    /// The body or the properties are not those of a job.
+    Undecodable,
+    /// No handler does this kind.
+    UnknownKind,
+}
+
+impl FailureKind {
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::TimedOut => "timed_out",
+            Self::Panicked => "panicked",
+            Self::Rejected => "rejected",
+            Self::Undecodable => "undecodable",
+            Self::UnknownKind => "unknown_kind",
+        }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Outcome {
+    Answered(Result<Done, Failure>),
+    TimedOut { seconds: f64 },
+    Panicked { message: String },
+    NotStarted { kind: FailureKind, reason: String },
+}
+
+/// What is done about it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    Succeed(Done),
+    Refuse(Refusal),
+    Retry { tier: Tier, failure: FailureReport },
+    Bury { failure: FailureReport },
+}
+
+pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy) -> Decision {
+    let report = |kind: FailureKind, reason: String| FailureReport { kind: kind.as_str().to_owned(), reason };
+    let (failure, at_least) = match outcome {
+        Outcome::Answered(Ok(done)) => return Decision::Succeed(done),
+        Outcome::Answered(Err(Failure::Refused { code, reason })) => return Decision::Refuse(Refusal { code, reason }),
+        Outcome::Answered(Err(Failure::Reject { reason })) => return Decision::Bury { failure: report(FailureKind::Rejected, reason) },
+        Outcome::NotStarted { kind, reason } => return Decision::Bury { failure: report(kind, reason) },
+        Outcome::Answered(Err(Failure::Retry { reason })) => (report(FailureKind::Error, reason), None),
+        Outcome::Answered(Err(Failure::RetryAfter { after, reason })) => (report(FailureKind::Error, reason), Some(after)),
+        Outcome::TimedOut { seconds } => (report(FailureKind::TimedOut, format!("still running after {seconds} s")), None),
+        Outcome::Panicked { message } => (report(FailureKind::Panicked, message), None),
+    };
+    // The policy alone ends the attempts; a wait that was asked for only chooses among its tiers.
+    let tier = policy.wait_after(attempt).map(|next| at_least.and_then(|wait| policy.at_least(wait)).unwrap_or(next));
+    match tier {
+        Some(tier) => Decision::Retry { tier, failure },
+        None => Decision::Bury { failure },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::policy::{M2, M10, RENDERING, S5};
+
+    fn retried(tier: Tier, kind: &str, reason: &str) -> Decision {
+        Decision::Retry { tier, failure: FailureReport { kind: kind.to_owned(), reason: reason.to_owned() } }
+    }
+
+    fn buried(kind: &str, reason: &str) -> Decision {
+        Decision::Bury { failure: FailureReport { kind: kind.to_owned(), reason: reason.to_owned() } }
+    }
+
+    #[test]
+    fn the_table_of_attempt_and_answer() {
+        let retry = || Outcome::Answered(Err(Failure::retry("busy")));
+        let after = |seconds| {
+            Outcome::Answered(Err(Failure::RetryAfter { after: Duration::from_secs(seconds), reason: "busy".to_owned() }))
+        };
+        let table = [
+            (1, Outcome::Answered(Ok(Done::empty())), Decision::Succeed(Done::empty())),
+            (5, Outcome::Answered(Ok(Done::empty())), Decision::Succeed(Done::empty())),
+            (
+                1,
+                Outcome::Answered(Err(Failure::refused("gone", "sold out"))),
+                Decision::Refuse(Refusal { code: "gone".to_owned(), reason: "sold out".to_owned() }),
+            ),
+            (1, retry(), retried(S5, "error", "busy")),
+            (3, retry(), retried(M2, "error", "busy")),
+            (5, retry(), buried("error", "busy")),
+            (6, retry(), buried("error", "busy")),
+            (1, after(100), retried(M2, "error", "busy")),
+            (1, after(100_000), retried(M10, "error", "busy")),
+            (5, after(1), buried("error", "busy")),
+            (1, Outcome::Answered(Err(Failure::reject("broken"))), buried("rejected", "broken")),
+            (1, Outcome::TimedOut { seconds: 1.5 }, retried(S5, "timed_out", "still running after 1.5 s")),
+            (1, Outcome::Panicked { message: "boom".to_owned() }, retried(S5, "panicked", "boom")),
+            (5, Outcome::Panicked { message: "boom".to_owned() }, buried("panicked", "boom")),
+            (
+                1,
+                Outcome::NotStarted { kind: FailureKind::Undecodable, reason: "no JSON".to_owned() },
+                buried("undecodable", "no JSON"),
+            ),
+        ];
+        for (attempt, outcome, wanted) in table {
+            assert_eq!(decide(attempt, outcome.clone(), &RENDERING), wanted, "attempt {attempt}, {outcome:?}");
+        }
+    }
+}

@@ -1,0 +1,269 @@
+//! What a job's author writes: a handler, and its closed set of answers.
+
+use std::any::type_name;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::events::Progress;
+use crate::jobs::Job;
+use crate::message::Envelope;
+
+/// Does one kind of job. A struct with exactly its dependencies.
+///
+/// A job may come more than once (a crash between effect and ack): the effect must be idempotent by [`JobContext::id`]. The
+/// future is dropped when the kind's timeout is over or the connection to the broker is lost.
+pub trait Handler: Send + Sync + 'static {
+    /// The job's payload.
+    type Job: Job;
+
+    /// Does the job.
+    fn run(&self, job: Self::Job, context: &JobContext) -> impl Future<Output = Result<Done, Failure>> + Send;
+}
+
+/// The job is done.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    pub(crate) result: serde_json::Value,
+}
+
+impl Done {
+    /// Done, and there is nothing to show.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self { result: serde_json::Value::Null }
+    }
+
+    /// Done; `result` is shown to the job's owner.
+    #[must_use]
+    pub fn with_result(result: serde_json::Value) -> Self {
+        Self { result }
+    }
+}
+
+/// The job is not done. There is no conversion from foreign errors: which of these an error is must be decided where it
+/// happens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A final answer for the customer. Nothing is wrong with the system.
+    Refused {
+        /// For a program.
+        code: String,
+        /// For the customer.
+        reason: String,
+    },
+    /// It may work later: the right answer to anything that may pass.
+    Retry {
+        /// For an operator.
+        reason: String,
+    },
+    /// As `Retry`, not before the time that the other side named.
+    RetryAfter {
+        /// At least this long; rounded up to one of the kind's waits.
+        after: Duration,
+        /// For an operator.
+        reason: String,
+    },
+    /// It will never work: a defect that needs an operator. Goes to the dead letters at once.
+    Reject {
+        /// For an operator.
+        reason: String,
+    },
+}
+
+impl Failure {
+    /// See [`Failure::Retry`].
+    #[must_use]
+    pub fn retry(reason: impl Into<String>) -> Self {
+        Self::Retry { reason: reason.into() }
+    }
+
+    /// See [`Failure::Reject`].
+    #[must_use]
+    pub fn reject(reason: impl Into<String>) -> Self {
+        Self::Reject { reason: reason.into() }
+    }
+
+    /// See [`Failure::Refused`].
+    #[must_use]
+    pub fn refused(code: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Refused { code: code.into(), reason: reason.into() }
+    }
+}
+
+/// Decides what a foreign error means, in one word after the call that may fail.
+pub trait OrFail<T> {
+    /// An error here may pass: try again later. `what` says what was being done: "read the orders".
+    fn or_retry(self, what: &str) -> Result<T, Failure>;
+    /// An error here will not pass: give up.
+    fn or_reject(self, what: &str) -> Result<T, Failure>;
+}
+
+impl<T, E: std::error::Error> OrFail<T> for Result<T, E> {
+    fn or_retry(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::retry(format!("{what}: {}", chain(&error))))
+    }
+
+    fn or_reject(self, what: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::reject(format!("{what}: {}", chain(&error))))
+    }
+}
+
+/// An error with its sources, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text = format!("{text}: {part}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// What a handler knows of the job besides its payload.
+#[derive(Clone, Debug)]
+pub struct JobContext {
+    pub(crate) envelope: Envelope,
+    pub(crate) cancelled: CancellationToken,
+    pub(crate) progress: Arc<watch::Sender<Option<Progress>>>,
+}
+
+impl JobContext {
+    /// The job's id: the key by which its effect is idempotent.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.envelope.id
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.envelope.attempt
+    }
+
+    /// The caller that the job belongs to.
+    #[must_use]
+    pub fn owner(&self) -> Option<&str> {
+        self.envelope.owner.as_deref()
+    }
+
+    /// When the job was accepted, in whole seconds: the same in every attempt.
+    #[must_use]
+    pub fn accepted_at(&self) -> DateTime<Utc> {
+        self.envelope.accepted_at
+    }
+
+    /// Cancelled when nobody waits for the answer any more.
+    #[must_use]
+    pub fn cancelled(&self) -> &CancellationToken {
+        &self.cancelled
+    }
+
+    /// Tells how far the job is. Costs next to nothing; the latest is sent, at most 4 times a second.
+    pub fn progress(&self, phase: &str, done: u64, total: u64) {
+        self.progress.send_replace(Some(Progress { phase: phase.to_owned(), done, total }));
+    }
+
+    /// The id of a job of this kind that this job causes: the same in every attempt and replay, so that it is done once.
+    #[must_use]
+    pub fn child_id(&self, kind: &str) -> Uuid {
+        Uuid::new_v5(&self.envelope.id, kind.as_bytes())
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send>>;
+type Start = Box<dyn Fn(&[u8], JobContext) -> Result<Running, serde_json::Error> + Send + Sync>;
+
+/// The handlers of a service, by kind: its table of contents.
+#[derive(Default)]
+pub struct Handlers {
+    starts: BTreeMap<&'static str, Start>,
+}
+
+impl Handlers {
+    /// None yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds the handler of one kind.
+    ///
+    /// # Panics
+    /// When the kind has a handler already: one of the two would silently never run.
+    #[must_use]
+    pub fn register<H: Handler>(mut self, handler: H) -> Self {
+        let handler = Arc::new(handler);
+        let start: Start = Box::new(move |body, context| {
+            let job: H::Job = serde_json::from_slice(body)?;
+            let handler = Arc::clone(&handler);
+            Ok(Box::pin(async move { handler.run(job, &context).await }))
+        });
+        let kind = <H::Job as Job>::KIND;
+        assert!(self.starts.insert(kind, start).is_none(), "two handlers for \"{kind}\", the second is {}", type_name::<H>());
+        self
+    }
+
+    /// The kinds that have a handler.
+    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+        self.starts.keys().copied()
+    }
+
+    pub(crate) fn start(&self, kind: &str, body: &[u8], context: JobContext) -> Result<Running, NotStarted> {
+        let start = self.starts.get(kind).ok_or(NotStarted::UnknownKind)?;
+        start(body, context).map_err(NotStarted::Undecodable)
+    }
+}
+
+impl fmt::Debug for Handlers {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_list().entries(self.starts.keys()).finish()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotStarted {
+    #[error("no handler here does this kind")]
+    UnknownKind,
+    #[error("the body is not the payload of its kind: {0}")]
+    Undecodable(serde_json::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::Noop;
+
+    struct Nothing;
+
+    impl Handler for Nothing {
+        type Job = Noop;
+
+        async fn run(&self, _job: Noop, _context: &JobContext) -> Result<Done, Failure> {
+            Ok(Done::empty())
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "two handlers for \"noop.run\"")]
+    fn a_second_handler_for_a_kind_is_refused() {
+        drop(Handlers::new().register(Nothing).register(Nothing));
+    }
+
+    #[test]
+    fn an_errors_sources_are_told_each_once() {
+        let io = std::io::Error::new(std::io::ErrorKind::Other, "disk gone");
+        let failed: Result<(), _> = Err(io);
+        assert_eq!(failed.or_retry("write the file"), Err(Failure::retry("write the file: disk gone")));
+    }
+}

@@ -1,0 +1,170 @@
+//! Runs one job: with a timeout that is enforced, panics caught, progress told.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::{AbortHandle, abortable};
+use lapin::message::Delivery;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::events::{Event, EventBody, JobReference, Progress, RunReference};
+use crate::message::{Envelope, InvalidEnvelope};
+
+use super::consume::Worker;
+use super::decide::{FailureKind, Outcome};
+use super::handler::{JobContext, NotStarted};
+
+/// A run shorter than this publishes one event, its final one; a longer one tells of itself this often at most.
+const TELL: Duration = Duration::from_millis(250);
+
+/// A delivery whose properties were read, and the events of its run.
+pub(super) struct Received {
+    pub(super) envelope: Result<Envelope, InvalidEnvelope>,
+    /// Whether the start was told.
+    pub(super) told: bool,
+    pub(super) begun: Instant,
+    run: RunReference,
+}
+
+impl Received {
+    pub(super) fn decode(worker: &Worker, delivery: &Delivery) -> Self {
+        let envelope = Envelope::read(&delivery.properties);
+        let known = envelope.as_ref().ok();
+        let run = RunReference {
+            id: Uuid::now_v7(),
+            worker: worker.process.clone(),
+            replays: known.map_or(0, |envelope| envelope.replays),
+            attempt: known.map_or(1, |envelope| envelope.attempt),
+            redeliveries: known.map_or(0, |envelope| envelope.redeliveries),
+            sequence: 0,
+        };
+        Self { envelope, told: false, begun: Instant::now(), run }
+    }
+
+    pub(super) fn attempt(&self) -> u32 {
+        self.run.attempt
+    }
+
+    /// The run's next event; `None` for a message that names no job.
+    pub(super) fn event(&mut self, body: EventBody) -> Option<Event> {
+        let envelope = self.envelope.as_ref().ok()?;
+        let job = JobReference { id: envelope.id, kind: envelope.kind.clone(), owner: envelope.owner.clone() };
+        self.run.sequence += 1;
+        Some(Event::new(job, Some(self.run.clone()), body))
+    }
+
+    pub(super) fn span(&self) -> tracing::Span {
+        let envelope = self.envelope.as_ref().ok();
+        tracing::info_span!(
+            "job",
+            job.id = envelope.map(|envelope| tracing::field::display(envelope.id)),
+            job.kind = envelope.map(|envelope| envelope.kind.as_str()),
+            job.attempt = self.run.attempt,
+            job.run = %self.run.id,
+        )
+    }
+}
+
+/// Dropped, it ends the handler at its next await.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Runs the job. `None` when `lost` was cancelled before the end: nothing may be settled then.
+pub(super) async fn run(worker: &Worker, received: &mut Received, body: &[u8], lost: &CancellationToken) -> Option<Outcome> {
+    let undecodable = |reason: String| Some(Outcome::NotStarted { kind: FailureKind::Undecodable, reason });
+    let envelope = match &received.envelope {
+        Ok(envelope) if envelope.is_json => envelope.clone(),
+        Ok(_) => return undecodable("the content_type is not application/json".to_owned()),
+        Err(error) => return undecodable(error.to_string()),
+    };
+    let (progress, latest) = watch::channel(None);
+    let context = JobContext { envelope: envelope.clone(), cancelled: lost.child_token(), progress: Arc::new(progress) };
+    let cancelled = context.cancelled.clone();
+    let running = match worker.handlers.start(&envelope.kind, body, context) {
+        Ok(running) => running,
+        Err(error) => {
+            let kind = match &error {
+                NotStarted::UnknownKind => FailureKind::UnknownKind,
+                NotStarted::Undecodable(_) => FailureKind::Undecodable,
+            };
+            return Some(Outcome::NotStarted { kind, reason: error.to_string() });
+        }
+    };
+    let (answer, answered) = oneshot::channel();
+    let (running, abort) = abortable(AssertUnwindSafe(running).catch_unwind());
+    let _abort = AbortOnDrop(abort);
+    let task = async move {
+        if let Ok(result) = running.await {
+            // Nobody listens any more after a timeout or a lost connection.
+            drop(answer.send(result));
+        }
+    };
+    worker.threads.spawn(task.instrument(received.span()));
+
+    let outcome = watch_run(worker, received, answered, latest, lost).await;
+    cancelled.cancel();
+    outcome
+}
+
+type Answer = std::thread::Result<Result<super::Done, super::Failure>>;
+
+async fn watch_run(
+    worker: &Worker,
+    received: &mut Received,
+    mut answered: oneshot::Receiver<Answer>,
+    mut latest: watch::Receiver<Option<Progress>>,
+    lost: &CancellationToken,
+) -> Option<Outcome> {
+    let limit = worker.row.timeout.mul_f64(worker.time_scale);
+    let mut tell = interval_at(Instant::now() + TELL, TELL);
+    tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let deadline = sleep(limit);
+    tokio::pin!(deadline);
+    loop {
+        tokio::select! {
+            biased;
+            // First, because a handler that heeds its token answers at the same moment.
+            () = lost.cancelled() => return None,
+            answer = &mut answered => return Some(match answer {
+                Ok(Ok(answer)) => Outcome::Answered(answer),
+                Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
+                Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
+            }),
+            () = &mut deadline => return Some(Outcome::TimedOut { seconds: limit.as_secs_f64() }),
+            _ = tell.tick() => {
+                if !received.told {
+                    received.told = true;
+                    if let Some(event) = received.event(EventBody::Started {}) {
+                        // It is news, not state: the final event tells the same and is insisted on.
+                        if let Err(error) = worker.publisher.publish_event(&event).await {
+                            tracing::debug!(%error, "tell that a job has started");
+                        }
+                    }
+                }
+                let news = if latest.has_changed().unwrap_or(false) { latest.borrow_and_update().clone() } else { None };
+                if let Some(progress) = news
+                    && let Some(event) = received.event(EventBody::Progressed { progress })
+                    && let Err(error) = worker.publisher.hint_event(&event).await
+                {
+                    tracing::debug!(%error, "tell a job's progress");
+                }
+            }
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("the handler panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}

@@ -1,0 +1,122 @@
+use lapin::BasicProperties;
+use lapin::options::BasicPublishOptions;
+use lapin::types::AMQPValue;
+use pipeline::{Done, JobContext};
+use uuid::Uuid;
+
+use crate::harness::{Notes, Process, With, Worker, broker, job, vhost};
+
+fn properties(id: &str, kind: &str) -> BasicProperties {
+    BasicProperties::default().with_message_id(id.into()).with_type(kind.into()).with_delivery_mode(2)
+}
+
+/// Publishes as anybody may, past the publisher.
+#[expect(clippy::disallowed_methods, reason = "what a foreign publisher does")]
+async fn publish_raw(vhost: &backing::Vhost, properties: BasicProperties, body: &[u8]) {
+    let publish = vhost.channel().basic_publish(
+        "postroom.jobs".into(),
+        "noop.run.normal".into(),
+        BasicPublishOptions::default(),
+        body,
+        properties,
+    );
+    drop(publish.await.unwrap().await.unwrap());
+}
+
+#[tokio::test]
+async fn what_is_no_job_goes_to_the_dead_at_once_and_the_queue_moves_on() {
+    let vhost = vhost().await;
+    let runs = Notes::default();
+    let noted = runs.clone();
+    let worker = Worker::start(&vhost, 1, With(move |job: pipeline::jobs::Noop, _| {
+        noted.add(job.note);
+        async { Ok(Done::empty()) }
+    }))
+    .await;
+    let id = Uuid::now_v7().to_string();
+    let wrong = [
+        (properties(&id, "noop.run"), &b"{not json"[..], "undecodable"),
+        (properties(&id, "noop.run"), br#"{"note":"x","unknown":1}"#, "undecodable"),
+        (properties(&id, "noop.run").with_content_type("text/xml".into()), b"<note/>", "undecodable"),
+        (properties("no uuid", "noop.run"), br#"{"note":"x"}"#, "undecodable"),
+        (properties(&id, "noop.walk"), br#"{"note":"x"}"#, "unknown_kind"),
+        (BasicProperties::default(), b"", "undecodable"),
+    ];
+    for (properties, body, _) in &wrong {
+        publish_raw(&vhost, properties.clone(), body).await;
+    }
+    worker.broker.publisher().publish_job(&job("good")).await.unwrap();
+    for (_, body, kind) in &wrong {
+        let dead = vhost.take("noop.dead").await;
+        assert_eq!(dead.data, *body);
+        let headers = dead.properties.headers().as_ref().unwrap().inner();
+        assert_eq!(headers["failure_kind"], AMQPValue::LongString((*kind).into()));
+        assert_eq!(headers["attempt"], AMQPValue::LongLongInt(1));
+    }
+    vhost.wait("the good job is done", || async { runs.all() == ["good"] }).await;
+    worker.stop().await;
+    // Four of the six name a job, so there is something to tell of them; and the good one.
+    vhost.finish(&[("tracker.lifecycle", 5), ("tracker.dead_letters", 6)]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_kills_its_worker_dies_by_the_brokers_limit() {
+    let vhost = vhost().await;
+    let publishing = broker(&vhost, "noop-worker").await;
+    let job = job("kill");
+    publishing.publisher().publish_job(&job).await.unwrap();
+    let mut lives = 0;
+    while vhost.ready("noop.dead").await != Some(1) {
+        let mut process = Process::start(&vhost, 1);
+        // A worker that meets the message ends; one that does not is told to.
+        let met = tokio::select! {
+            status = process.ended() => { assert!(!status.success()); true }
+            () = vhost.wait_ready("noop.dead", 1) => false,
+        };
+        lives += u32::from(met);
+        assert!(lives <= 21, "the broker's limit did not end it");
+    }
+    assert_eq!(lives, 21, "20 deliveries after the first");
+    let dead = vhost.take("noop.dead").await;
+    assert_eq!(dead.data, br#"{"note":"kill"}"#);
+    assert_eq!(dead.properties.message_id().as_ref().unwrap().as_str(), job.id.to_string());
+    publishing.close().await;
+
+    // The tracker hears of it, though no worker could tell.
+    let letters = crate::faults::tracked(&vhost).await;
+    assert_eq!(letters.len(), 1);
+    assert!(letters[0].contains("delivery_limit"), "{letters:?}");
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_killed_worker_loses_no_job() {
+    let vhost = vhost().await;
+    let publishing = broker(&vhost, "noop-worker").await;
+    let mut started = vhost.listen("postroom.events", "job.started").await;
+    let long = job("sleep 600");
+    publishing.publisher().publish_job(&long).await.unwrap();
+    for _ in 0..20 {
+        publishing.publisher().publish_job(&job("quick")).await.unwrap();
+    }
+    let mut first = Process::start(&vhost, 4);
+    started.next().await;
+    first.0.kill().await.unwrap();
+    let second = Worker::start(&vhost, 4, With(|_, _: JobContext| async { Ok(Done::empty()) })).await;
+    let mut succeeded = std::collections::BTreeSet::new();
+    while succeeded.len() < 21 {
+        let event = vhost.take("tracker.lifecycle").await;
+        if event.routing_key.as_str() == "job.succeeded" {
+            succeeded.insert(event.properties.correlation_id().as_ref().unwrap().to_string());
+        }
+    }
+    assert!(succeeded.contains(&long.id.to_string()));
+    second.stop().await;
+    publishing.close().await;
+    vhost.wait("nothing is left to do", || async { vhost.ready("noop.normal").await == Some(0) }).await;
+    while vhost.ready("tracker.lifecycle").await != Some(0) {
+        vhost.take("tracker.lifecycle").await;
+    }
+    let progress = vhost.ready("tracker.progress").await.unwrap();
+    vhost.finish(&[("tracker.progress", progress)]).await;
+}

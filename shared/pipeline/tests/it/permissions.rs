@@ -1,0 +1,94 @@
+use backing::{Vhost, connect};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use lapin::{BasicProperties, Channel};
+
+use crate::harness::{broker, empty_vhost};
+
+/// What a user tries.
+#[derive(Debug)]
+enum Act {
+    Consume(&'static str),
+    Publish(&'static str),
+    Delete(&'static str),
+    Declare(&'static str),
+}
+
+/// Whether the broker lets a user do it. A refusal closes the channel, so each try has a channel of its own.
+async fn may(vhost: &Vhost, user: &str, act: &Act) -> bool {
+    let (connection, channel) = connect(&vhost.url(user)).await;
+    let allowed = attempt(&channel, act).await.is_ok();
+    connection.close(200, "done".into()).await.unwrap();
+    allowed
+}
+
+async fn attempt(channel: &Channel, act: &Act) -> lapin::Result<()> {
+    match act {
+        Act::Consume(queue) => {
+            let consumer = channel.basic_consume((*queue).into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+            drop(consumer.await?);
+        }
+        Act::Publish(exchange) => {
+            channel.confirm_select(Default::default()).await?;
+            #[expect(clippy::disallowed_methods, reason = "tries what the publisher never would")]
+            let publish = channel.basic_publish((*exchange).into(), "none".into(), BasicPublishOptions::default(), b"", BasicProperties::default());
+            publish.await?.await?;
+        }
+        Act::Delete(queue) => {
+            channel.queue_delete((*queue).into(), QueueDeleteOptions { if_empty: true, ..Default::default() }).await?;
+        }
+        Act::Declare(queue) => {
+            let options = QueueDeclareOptions { durable: true, ..Default::default() };
+            channel.queue_declare((*queue).into(), options, FieldTable::default()).await?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_service_can_declare_its_part_of_the_topology() {
+    let vhost = empty_vhost().await;
+    for row in pipeline::topology::SERVICES {
+        broker(&vhost, row.name).await.close().await;
+    }
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn no_user_may_do_what_its_service_does_not_need() {
+    use Act::{Consume, Declare, Delete, Publish};
+    let vhost = empty_vhost().await;
+    for row in pipeline::topology::SERVICES {
+        broker(&vhost, row.name).await.close().await;
+    }
+    let allowed = [
+        ("email-worker", Consume("email.normal")),
+        ("pdf-report", Publish("postroom.jobs")),
+        ("partner", Publish("postroom.jobs")),
+        ("partner", Declare("partner.reports")),
+        ("web", Consume("tracker.lifecycle")),
+    ];
+    for (user, act) in &allowed {
+        assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
+    }
+    let refused = [
+        ("email-worker", Publish("postroom.jobs")),
+        ("email-worker", Consume("report.normal")),
+        ("email-worker", Delete("report.dead")),
+        ("pdf-report", Consume("noop.normal")),
+        ("web", Consume("email.normal")),
+        ("web", Delete("email.dead")),
+        ("web", Publish("")),
+        ("partner", Consume("report.normal")),
+        ("partner", Consume("tracker.lifecycle")),
+        ("partner", Publish("postroom.events")),
+        ("partner", Publish("postroom.dead")),
+        ("partner", Publish("postroom.return")),
+        ("partner", Declare("report.extra")),
+        ("partner", Delete("email.dead")),
+    ];
+    for (user, act) in &refused {
+        assert!(!may(&vhost, user, act).await, "{user} must not be able to {act:?}");
+    }
+    vhost.finish(&[]).await;
+}

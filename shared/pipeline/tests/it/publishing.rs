@@ -1,0 +1,109 @@
+use std::time::{Duration, Instant};
+
+use pipeline::{Event, EventBody, PublishError, events::JobReference, topology};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::harness::{broker, job, settings, vhost};
+
+#[tokio::test]
+async fn a_published_job_is_on_its_queue_as_the_contract_says() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let job = job("hello");
+    broker.publisher().publish_job(&job).await.unwrap();
+    let delivery = vhost.take("noop.normal").await;
+    assert_eq!(delivery.routing_key.as_str(), "noop.run.normal");
+    assert_eq!(delivery.data, br#"{"note":"hello"}"#);
+    let properties = &delivery.properties;
+    assert_eq!(properties.message_id().as_ref().unwrap().as_str(), job.id.to_string());
+    assert_eq!(properties.kind().as_ref().unwrap().as_str(), "noop.run");
+    assert_eq!(properties.content_type().as_ref().unwrap().as_str(), "application/json");
+    assert_eq!(properties.app_id().as_ref().unwrap().as_str(), "noop-worker");
+    assert_eq!(*properties.delivery_mode(), Some(2));
+    broker.close().await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_job_that_no_queue_takes_is_returned_and_not_taken_for_published() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let unbind = vhost.channel().queue_unbind("noop.normal".into(), topology::JOBS.into(), "noop.run.normal".into(), Default::default());
+    unbind.await.unwrap();
+    let error = broker.publisher().publish_job(&job("")).await.unwrap_err();
+    assert!(matches!(error, PublishError::Returned { .. }), "{error}");
+    broker.close().await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_the_publisher_is_told() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let policy = json!({"pattern": "^noop\\.normal$", "definition": {"max-length": 1}, "apply-to": "queues"});
+    vhost.manage(Method::PUT, "policies", "/small", Some(policy)).await;
+    let publisher = broker.publisher();
+    // A quorum queue may overshoot its limit a little before it refuses.
+    let mut taken = 0;
+    let refused = loop {
+        match publisher.publish_job(&job("")).await {
+            Ok(()) => taken += 1,
+            Err(error) => break error,
+        }
+        assert!(taken < 1000, "the queue takes more than its limit");
+    };
+    assert!(matches!(refused, PublishError::Nacked { .. }), "{refused}");
+    broker.close().await;
+    vhost.finish(&[("noop.normal", taken)]).await;
+}
+
+#[tokio::test]
+async fn without_a_broker_a_publish_fails_at_once() {
+    let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let broker = pipeline::Broker::start(&settings(&format!("amqp://a:b@{unused}/none")), "noop-worker").unwrap();
+    let begun = Instant::now();
+    let error = broker.publisher().publish_job(&job("")).await.unwrap_err();
+    assert!(matches!(error, PublishError::NotConnected), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_says_nothing_is_given_up_at_the_deadline() {
+    // It accepts and is silent: what a frozen broker looks like to a new connection.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://a:b@{}/none", listener.local_addr().unwrap());
+    let broker = pipeline::Broker::start(&settings(&url), "noop-worker").unwrap();
+    let _held = listener.accept().await.unwrap();
+    let error = broker.publisher().publish_job(&job("")).await.unwrap_err();
+    assert!(matches!(error, PublishError::NotConnected), "{error}");
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn an_event_that_nobody_listens_to_is_no_failure() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let unbound = vhost.channel().queue_delete("tracker.lifecycle".into(), Default::default());
+    unbound.await.unwrap();
+    let job = JobReference { id: uuid::Uuid::now_v7(), kind: "noop.run".to_owned(), owner: None };
+    broker.publisher().publish_event(&Event::new(job, None, EventBody::Queued {})).await.unwrap();
+    broker.close().await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_thousand_publishers_at_once_are_all_confirmed() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let publishers = (0..2000).map(|_| {
+        let publisher = broker.publisher();
+        async move { publisher.publish_job(&job("")).await }
+    });
+    let results = futures_util::future::join_all(publishers).await;
+    assert!(results.iter().all(Result::is_ok));
+    vhost.wait_ready("noop.normal", 2000).await;
+    broker.close().await;
+    vhost.finish(&[("noop.normal", 2000)]).await;
+}

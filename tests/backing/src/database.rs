@@ -1,0 +1,47 @@
+//! A database of its own for one test.
+
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use uuid::Uuid;
+
+/// An empty database, dropped with its last connection when this is dropped.
+#[derive(Debug)]
+pub struct Database {
+    name: String,
+}
+
+impl Database {
+    /// Makes one.
+    ///
+    /// # Panics
+    /// When PostgreSQL does not answer.
+    pub async fn create() -> Self {
+        let name = format!("test_{}", Uuid::new_v4().simple());
+        execute(format!("CREATE DATABASE {name}")).await;
+        Self { name }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn url(&self) -> String {
+        url(&self.name)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        crate::run_to_end(execute(format!("DROP DATABASE {} WITH (FORCE)", self.name)));
+    }
+}
+
+async fn execute(statement: String) {
+    let mut connection = PgConnection::connect(&url("postroom"))
+        .await
+        .expect("PostgreSQL does not answer: start it with `compose/up rabbitmq postgres mail`");
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.expect("create or drop a database");
+    connection.close().await.expect("close the connection");
+}
+
+fn url(database: &str) -> String {
+    let (password, port) = (crate::composed("POSTROOM_DATABASE_PASSWORD"), crate::composed("POSTROOM_POSTGRES_PORT"));
+    format!("postgres://postroom:{password}@127.0.0.1:{port}/{database}")
+}

@@ -1,0 +1,229 @@
+//! A virtual host of its own for one test, with the product's users and their permissions.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lapin::message::Delivery;
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, ConnectionProperties, Consumer};
+use reqwest::{Client, Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::time::{Instant, timeout};
+use uuid::Uuid;
+
+/// Long enough for a loaded machine; a test that waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A virtual host, deleted when this is dropped. [`Vhost::finish`] fails the test that left messages behind.
+#[derive(Debug)]
+pub struct Vhost {
+    name: String,
+    finished: bool,
+    connection: Connection,
+    channel: Channel,
+}
+
+impl Vhost {
+    /// Makes one. `definitions` are the broker's definitions, whose users get the same permissions here.
+    ///
+    /// # Panics
+    /// When RabbitMQ does not answer.
+    pub async fn create(definitions: &Value) -> Self {
+        let name = format!("test-{}", Uuid::new_v4().simple());
+        manage(Method::PUT, &format!("vhosts/{name}"), Some(json!({"default_queue_type": "quorum"}))).await;
+        for permission in definitions["permissions"].as_array().expect("definitions with permissions") {
+            let user = permission["user"].as_str().expect("a user");
+            manage(Method::PUT, &format!("permissions/{name}/{user}"), Some(permission.clone())).await;
+        }
+        let (connection, channel) = connect(&url(&name, "operator")).await;
+        Self { name, finished: false, connection, channel }
+    }
+
+    /// Where it is, for a user.
+    #[must_use]
+    pub fn url(&self, user: &str) -> String {
+        url(&self.name, user)
+    }
+
+    /// A channel of the operator's, who may do everything here.
+    #[must_use]
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Asks the management API about this virtual host: `path` comes before its name, as in `connections` or `policies`.
+    pub async fn manage(&self, method: Method, path: &str, rest: &str, body: Option<Value>) -> Value {
+        manage(method, &format!("{path}/{}{rest}", self.name), body).await
+    }
+
+    /// Closes every client connection of this virtual host but the test's own, as an operator would.
+    pub async fn close_connections(&self) -> usize {
+        let connections = self.manage(Method::GET, "vhosts", "/connections", None).await;
+        let mut closed = 0;
+        for connection in connections.as_array().into_iter().flatten() {
+            if connection["user"] != "operator" {
+                let name = connection["name"].as_str().expect("a name").replace(' ', "%20").replace('>', "%3E");
+                manage(Method::DELETE, &format!("connections/{name}"), None).await;
+                closed += 1;
+            }
+        }
+        closed
+    }
+
+    /// Messages ready in a queue; `None` when there is no such queue.
+    pub async fn ready(&self, queue: &str) -> Option<u32> {
+        let channel = self.connection.create_channel().await.expect("a channel");
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), options, FieldTable::default()).await;
+        let count = declared.ok().map(|queue| queue.message_count());
+        if count.is_some() {
+            channel.close(200, "asked".into()).await.expect("close a channel");
+        }
+        count
+    }
+
+    /// Waits until a queue holds just so many ready messages.
+    ///
+    /// # Panics
+    /// When it does not within a minute.
+    pub async fn wait_ready(&self, queue: &str, wanted: u32) {
+        self.wait(&format!("{wanted} messages in {queue}"), || async { self.ready(queue).await == Some(wanted) }).await;
+    }
+
+    /// Asks until the answer is yes.
+    ///
+    /// # Panics
+    /// When it is not within a minute.
+    pub async fn wait<F: Future<Output = bool>>(&self, what: &str, mut question: impl FnMut() -> F) {
+        let end = Instant::now() + DEADLINE;
+        while !question().await {
+            assert!(Instant::now() < end, "not within {} s: {what}", DEADLINE.as_secs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Takes the next message out of a queue, waiting for it.
+    ///
+    /// # Panics
+    /// When none comes within a minute.
+    pub async fn take(&self, queue: &str) -> Delivery {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let got = self.channel.basic_get(queue.into(), BasicGetOptions::default()).await.expect("get a message");
+            if let Some(message) = got {
+                message.delivery.acker.ack(BasicAckOptions::default()).await.expect("ack a message");
+                return message.delivery;
+            }
+            assert!(Instant::now() < end, "no message in {queue} within {} s", DEADLINE.as_secs());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Listens to an exchange by a queue of the test's own, from now on.
+    pub async fn listen(&self, exchange: &str, key: &str) -> Listener {
+        let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+        let mut arguments = FieldTable::default();
+        arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("classic".into()));
+        let queue = self.channel.queue_declare("".into(), options, arguments).await.expect("a queue").name().clone();
+        let bound = self.channel.queue_bind(
+            queue.clone(),
+            exchange.into(),
+            key.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
+        bound.await.expect("bind a queue");
+        let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
+        let consumer = self.channel.basic_consume(queue, "".into(), options, FieldTable::default());
+        Listener { consumer: consumer.await.expect("consume") }
+    }
+
+    /// Ends the test: every queue must be empty but those named, which must hold just as many.
+    ///
+    /// # Panics
+    /// When something was left behind.
+    pub async fn finish(mut self, expected: &[(&str, u32)]) {
+        self.finished = true;
+        let queues = self.manage(Method::GET, "queues", "", None).await;
+        let names = queues.as_array().into_iter().flatten().filter(|queue| queue["exclusive"] != true);
+        let mut found = Vec::new();
+        for name in names.filter_map(|queue| queue["name"].as_str()) {
+            let ready = self.ready(name).await.unwrap_or_default();
+            if ready > 0 {
+                found.push((name.to_owned(), ready));
+            }
+        }
+        found.sort();
+        let mut wanted: Vec<_> = expected.iter().filter(|(_, count)| *count > 0).map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        wanted.sort();
+        assert_eq!(found, wanted, "messages left behind (left: found, right: expected)");
+    }
+}
+
+impl Drop for Vhost {
+    fn drop(&mut self) {
+        let name = self.name.clone();
+        crate::run_to_end(async move {
+            manage(Method::DELETE, &format!("vhosts/{name}"), None).await;
+        });
+        assert!(self.finished || std::thread::panicking(), "a test must end with Vhost::finish");
+    }
+}
+
+/// What a queue of the test's own hears.
+pub struct Listener {
+    consumer: Consumer,
+}
+
+impl Listener {
+    /// The next message.
+    ///
+    /// # Panics
+    /// When none comes within a minute.
+    pub async fn next(&mut self) -> Delivery {
+        let next = timeout(DEADLINE, self.consumer.next()).await.expect("no message within a minute");
+        next.expect("the consumer ended").expect("a delivery")
+    }
+
+    /// The next message's routing key and body.
+    ///
+    /// # Panics
+    /// When none comes within a minute, or it is no JSON.
+    pub async fn next_json(&mut self) -> (String, Value) {
+        let delivery = self.next().await;
+        (delivery.routing_key.to_string(), serde_json::from_slice(&delivery.data).expect("a JSON body"))
+    }
+}
+
+/// Connects as a user; the test's own way to be somebody whom the product does not know.
+///
+/// # Panics
+/// When RabbitMQ does not answer.
+pub async fn connect(url: &str) -> (Connection, Channel) {
+    let connected = Connection::connect(url, ConnectionProperties::default()).await;
+    let connection = connected.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
+    let channel = connection.create_channel().await.expect("a channel");
+    (connection, channel)
+}
+
+fn url(vhost: &str, user: &str) -> String {
+    let (password, port) = (crate::broker_password(user), crate::composed("POSTROOM_AMQP_PORT"));
+    format!("amqp://{user}:{password}@127.0.0.1:{port}/{vhost}")
+}
+
+async fn manage(method: Method, path: &str, body: Option<Value>) -> Value {
+    let port = crate::composed("POSTROOM_MANAGEMENT_PORT");
+    let request = Client::new()
+        .request(method, format!("http://127.0.0.1:{port}/api/{path}"))
+        .basic_auth("operator", Some(crate::broker_password("operator")))
+        .timeout(Duration::from_secs(30));
+    let request = match body {
+        Some(body) => request.json(&body),
+        None => request,
+    };
+    let response = request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
+    let status = response.status();
+    assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status}");
+    response.json().await.unwrap_or(Value::Null)
+}
