@@ -1,5 +1,6 @@
 //! A service's way to the broker: two connections kept up, what it publishes, what it consumes.
 
+use std::fmt;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
@@ -106,6 +107,18 @@ impl Broker {
         }
     }
 
+    /// For `/readyz`: whether publishing can work right now, and what it is at.
+    pub fn publishing_readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
+        let state = self.publishing_state();
+        move || readiness(&state(), &BrokerState::Connected)
+    }
+
+    /// For `/readyz`: whether deliveries are being taken right now, and what the connection is at.
+    pub fn consuming_readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
+        let state = self.consuming_state();
+        move || readiness(&state(), &BrokerState::Consuming)
+    }
+
     /// Consumes the queues of the service's workers until `drain`, then finishes what has begun, gives back what has not, and
     /// ends; at `abort` it ends at once.
     ///
@@ -118,10 +131,19 @@ impl Broker {
         drain: CancellationToken,
         abort: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
-        let mut wanted: Vec<&str> =
-            self.service.works.iter().filter_map(|name| topology::worker(name)).flat_map(|row| row.kinds).copied().collect();
+        let mut wanted: Vec<&str> = self
+            .service
+            .works
+            .iter()
+            .filter_map(|name| topology::worker(name))
+            .flat_map(|row| row.kinds)
+            .copied()
+            .collect();
         wanted.sort_unstable();
-        assert!(handlers.kinds().eq(wanted.iter().copied()), "handlers for {handlers:?}, but the topology says {wanted:?}");
+        assert!(
+            handlers.kinds().eq(wanted.iter().copied()),
+            "handlers for {handlers:?}, but the topology says {wanted:?}"
+        );
         let runtime = Runtime {
             service: self.service,
             handlers,
@@ -137,7 +159,11 @@ impl Broker {
     }
 
     /// Consumes the tracker's queues until `drain`.
-    pub fn track<T: TrackEvents>(&self, tracker: T, drain: CancellationToken) -> impl Future<Output = ()> + Send + 'static {
+    pub fn track<T: TrackEvents>(
+        &self,
+        tracker: T,
+        drain: CancellationToken,
+    ) -> impl Future<Output = ()> + Send + 'static {
         tracker::track(self.consuming.state(), tracker, self.consumes.clone(), drain)
     }
 
@@ -145,6 +171,21 @@ impl Broker {
     pub async fn close(self) {
         self.consuming.close().await;
         self.publishing.close().await;
+    }
+}
+
+fn readiness(state: &BrokerState, ready: &BrokerState) -> Result<String, String> {
+    if state == ready { Ok(state.to_string()) } else { Err(state.to_string()) }
+}
+
+impl fmt::Display for BrokerState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connected => formatter.write_str("connected"),
+            Self::Consuming => formatter.write_str("consuming"),
+            Self::Blocked => formatter.write_str("blocked by the broker"),
+            Self::Disconnected(reason) => write!(formatter, "reconnecting: {reason}"),
+        }
     }
 }
 

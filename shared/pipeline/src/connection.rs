@@ -102,7 +102,13 @@ enum ConnectError {
     Declare(#[from] DeclareError),
 }
 
-async fn supervise(uri: String, name: String, topology: Topology, state: watch::Sender<LinkState>, stop: CancellationToken) {
+async fn supervise(
+    uri: String,
+    name: String,
+    topology: Topology,
+    state: watch::Sender<LinkState>,
+    stop: CancellationToken,
+) {
     let mut failures = 0;
     while !stop.is_cancelled() {
         match stop.run_until_cancelled(connect(&uri, &name, &topology)).await {

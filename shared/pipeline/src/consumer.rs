@@ -97,8 +97,12 @@ impl Consume {
         Handled: Future<Output = ()> + Send + 'static,
     {
         timeout(CALL_DEADLINE, channel.basic_qos(self.prefetch, BasicQosOptions::default())).await??;
-        let consume =
-            channel.basic_consume(self.queue.as_str().into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let consume = channel.basic_consume(
+            self.queue.as_str().into(),
+            "".into(),
+            BasicConsumeOptions::default(),
+            FieldTable::default(),
+        );
         let mut consumer = timeout(CALL_DEADLINE, consume).await??;
         self.consuming.send_replace(true);
         loop {
@@ -126,7 +130,12 @@ impl Consume {
     }
 
     /// Stops the deliveries and returns those that were not begun to the queue.
-    async fn give_back(&self, channel: &Channel, mut consumer: Consumer, first: Option<Delivery>) -> Result<(), ConsumeError> {
+    async fn give_back(
+        &self,
+        channel: &Channel,
+        mut consumer: Consumer,
+        first: Option<Delivery>,
+    ) -> Result<(), ConsumeError> {
         self.consuming.send_replace(false);
         timeout(CALL_DEADLINE, channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await??;
         let give_back = async {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::jobs::Period;
+use crate::worker::JobContext;
 
 /// One event. `message_id` is its own, `correlation_id` the job's, routing key and `type` say what happened.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -175,6 +176,13 @@ impl Event {
     #[must_use]
     pub fn new(job: JobReference, run: Option<RunReference>, body: EventBody) -> Self {
         Self { id: Uuid::now_v7(), job, run, at: Utc::now(), body }
+    }
+
+    /// A fact that a job brought about. Its id derives from the job and the type: told again by a later attempt, it is the same.
+    #[must_use]
+    pub fn of_job(context: &JobContext, body: EventBody) -> Self {
+        let id = context.child_id(body.kind());
+        Self { id, ..Self::new(context.job(), None, body) }
     }
 }
 

@@ -4,6 +4,8 @@
 mod broker;
 mod connection;
 mod consumer;
+#[cfg(test)]
+mod contract_tests;
 pub mod events;
 pub mod jobs;
 pub mod message;
@@ -19,4 +21,4 @@ pub use jobs::Job;
 pub use message::OutgoingJob;
 pub use publisher::{PublishError, Publisher};
 pub use tracker::{TrackError, TrackEvents};
-pub use worker::{Done, Failure, Handler, Handlers, Concurrency, JobContext, OrFail, WorkerSettings};
+pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, OrFail, WorkerSettings};

@@ -121,7 +121,8 @@ impl Envelope {
     pub fn read(properties: &BasicProperties) -> Result<Self, InvalidEnvelope> {
         let id = properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok()).ok_or(InvalidEnvelope::Id)?;
         let kind = properties.kind().as_ref().filter(|kind| !kind.as_str().is_empty()).ok_or(InvalidEnvelope::Kind)?;
-        let accepted_at = properties.timestamp().and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
+        let accepted_at =
+            properties.timestamp().and_then(|seconds| DateTime::from_timestamp(i64::try_from(seconds).ok()?, 0));
         Ok(Self {
             id,
             kind: kind.to_string(),
@@ -147,7 +148,11 @@ pub(crate) struct FailureNote<'a> {
 
 /// The properties of a copy: those of the original, less the broker's own headers (4.x neither trusts nor carries `x-*`),
 /// with the failure noted. What is not ours stays as it is.
-pub(crate) fn copy_properties(original: &BasicProperties, note: &FailureNote<'_>, now: DateTime<Utc>) -> BasicProperties {
+pub(crate) fn copy_properties(
+    original: &BasicProperties,
+    note: &FailureNote<'_>,
+    now: DateTime<Utc>,
+) -> BasicProperties {
     let mut headers = FieldTable::default();
     for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
         if !name.as_str().starts_with("x-") {
@@ -187,7 +192,9 @@ pub(crate) fn noted_failure(properties: &BasicProperties) -> NotedFailure {
         };
         let (kind, queue) = (part("reason"), part("queue"));
         let reason = match kind.as_str() {
-            "delivery_limit" => format!("returned to \"{queue}\" more often than the broker allows: it seems to kill its worker"),
+            "delivery_limit" => {
+                format!("returned to \"{queue}\" more often than the broker allows: it seems to kill its worker")
+            }
             "rejected" => format!("rejected from \"{queue}\" by its consumer"),
             _ => format!("given up by the broker from \"{queue}\""),
         };
@@ -260,7 +267,9 @@ mod tests {
 
     #[test]
     fn a_foreign_message_needs_only_an_id_and_a_type() {
-        let foreign = BasicProperties::default().with_message_id(Uuid::from_u128(1).to_string().into()).with_type("noop.run".into());
+        let foreign = BasicProperties::default()
+            .with_message_id(Uuid::from_u128(1).to_string().into())
+            .with_type("noop.run".into());
         assert_eq!(Envelope::read(&foreign).unwrap().attempt, 1);
         assert_eq!(Envelope::read(&BasicProperties::default()), Err(InvalidEnvelope::Id));
         let xml = foreign.clone().with_content_type("text/xml".into());

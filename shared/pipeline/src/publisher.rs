@@ -90,7 +90,14 @@ impl Publisher {
     pub async fn publish_job<J: Job>(&self, job: &OutgoingJob<J>) -> Result<(), PublishError> {
         let body = serde_json::to_vec(&job.payload)?;
         let properties = job.properties(&self.app_id);
-        self.send(Outgoing { exchange: JOBS, routing_key: &job.routing_key(), properties, body: &body, mandatory: true }).await
+        self.send(Outgoing {
+            exchange: JOBS,
+            routing_key: &job.routing_key(),
+            properties,
+            body: &body,
+            mandatory: true,
+        })
+        .await
     }
 
     /// Publishes an event. `Ok` means that every queue bound for it has it; there may be none.
@@ -152,8 +159,13 @@ impl Publisher {
         let (exchange, routing_key) = (message.exchange, message.routing_key);
         let confirmed = async {
             #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
-            let written =
-                link.confirmed.basic_publish(exchange.into(), routing_key.into(), options, message.body, message.properties);
+            let written = link.confirmed.basic_publish(
+                exchange.into(),
+                routing_key.into(),
+                options,
+                message.body,
+                message.properties,
+            );
             written.await?.await
         };
         let confirmation = tokio::select! {

@@ -67,7 +67,12 @@ pub struct ServiceRow {
 pub const WORKERS: &[WorkerRow] = &[
     WorkerRow { name: "email", kinds: &[SendEmail::KIND], retry: policy::MAILING, timeout: Duration::from_secs(60) },
     WorkerRow { name: "noop", kinds: &[Noop::KIND], retry: policy::RENDERING, timeout: Duration::from_secs(30) },
-    WorkerRow { name: "report", kinds: &[RenderReport::KIND], retry: policy::RENDERING, timeout: Duration::from_secs(120) },
+    WorkerRow {
+        name: "report",
+        kinds: &[RenderReport::KIND],
+        retry: policy::RENDERING,
+        timeout: Duration::from_secs(120),
+    },
 ];
 
 /// Every service that speaks to the broker.

@@ -67,7 +67,8 @@ pub(crate) async fn track<T: TrackEvents>(
             consuming: consuming.clone(),
         };
         let (tracker, drain) = (Arc::clone(&tracker), drain.clone());
-        queues.spawn(consume.run(move |delivery, lost| keep(Arc::clone(&tracker), queue, delivery, lost, drain.clone())));
+        queues
+            .spawn(consume.run(move |delivery, lost| keep(Arc::clone(&tracker), queue, delivery, lost, drain.clone())));
     }
     while let Some(ended) = queues.join_next().await {
         if let Err(error) = ended {
@@ -128,7 +129,8 @@ fn read(queue: &str, delivery: &Delivery) -> Result<News, TrackError> {
     if queue == TRACKER_DEAD_LETTERS {
         return Ok(read_dead_letter(delivery));
     }
-    let mut event: Event = serde_json::from_slice(&delivery.data).map_err(|error| TrackError::Never(error.to_string()))?;
+    let mut event: Event =
+        serde_json::from_slice(&delivery.data).map_err(|error| TrackError::Never(error.to_string()))?;
     let id = delivery.properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok());
     event.id = id.ok_or_else(|| TrackError::Never("the message_id is not a UUID".to_owned()))?;
     Ok(News::Event(Box::new(event)))
@@ -137,7 +139,9 @@ fn read(queue: &str, delivery: &Delivery) -> Result<News, TrackError> {
 fn read_dead_letter(delivery: &Delivery) -> News {
     let failure = noted_failure(&delivery.properties);
     // What names no job belongs to nobody's page; it lies in the dead queue for an operator.
-    let Some(envelope) = Envelope::read(&delivery.properties).ok().filter(|_| failure.by_broker) else { return News::Told };
+    let Some(envelope) = Envelope::read(&delivery.properties).ok().filter(|_| failure.by_broker) else {
+        return News::Told;
+    };
     let counters = format!("dead {} {}", envelope.replays, envelope.attempt);
     News::DeadLetter(DeadLetter {
         event_id: Uuid::new_v5(&envelope.id, counters.as_bytes()),

@@ -56,18 +56,24 @@ impl Health {
     /// # Errors
     /// The address cannot be bound.
     pub async fn serve(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let listener = TcpListener::bind(self.listen).await.with_context(|| format!("listen on {} for health", self.listen))?;
+        let listener =
+            TcpListener::bind(self.listen).await.with_context(|| format!("listen on {} for health", self.listen))?;
         let upkeep = tokio::spawn(keep_up(self.metrics.clone(), stop.clone()));
         let router = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
             .route("/readyz", get(readyz).with_state(self.parts))
-            .route("/metrics", get(|State(metrics): State<PrometheusHandle>| async move { metrics.render() }).with_state(self.metrics));
+            .route(
+                "/metrics",
+                get(|State(metrics): State<PrometheusHandle>| async move { metrics.render() }).with_state(self.metrics),
+            );
         http::serve(listener, router, http::Limits { connections: 64, ..http::Limits::default() }, stop).await;
         upkeep.await.context("run the metrics upkeep")
     }
 }
 
-async fn readyz(State(parts): State<BTreeMap<&'static str, Check>>) -> (StatusCode, Json<BTreeMap<&'static str, String>>) {
+async fn readyz(
+    State(parts): State<BTreeMap<&'static str, Check>>,
+) -> (StatusCode, Json<BTreeMap<&'static str, String>>) {
     let mut status = StatusCode::OK;
     let states = parts.iter().map(|(name, check)| match check() {
         Ok(state) => (*name, state),

@@ -31,17 +31,15 @@ fn load_from<T: DeserializeOwned>(
         builder = builder.add_source(File::new(path, FileFormat::Toml).required(true));
     }
     // No `try_parsing`: it would turn a secret such as "1e5" into a number. Values are parsed where a field asks for it.
-    let variables = Environment::with_prefix(PREFIX)
-        .prefix_separator("__")
-        .separator("__")
-        .source(Some(environment));
+    let variables = Environment::with_prefix(PREFIX).prefix_separator("__").separator("__").source(Some(environment));
     let config = builder.add_source(variables).build().context("read the settings")?;
     match serde_path_to_error::deserialize(config) {
         Ok(settings) => Ok(settings),
         Err(error) => {
             let path = error.path().to_string();
             let error = error.into_inner();
-            let section = if path == "." { String::new() } else { format!("{}__", path.replace('.', "__").to_uppercase()) };
+            let section =
+                if path == "." { String::new() } else { format!("{}__", path.replace('.', "__").to_uppercase()) };
             bail!("settings, at `{path}`: {error} (in the environment: {PREFIX}__{section}…)")
         }
     }

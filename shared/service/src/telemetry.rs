@@ -26,14 +26,16 @@ pub enum LogFormat {
 }
 
 /// Seconds: from a no-op to the longest render.
-const DURATION_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+const DURATION_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
 
 /// Installs the log subscriber, the panic hook that logs, and the metrics recorder. Call it once, first in `main`.
 ///
 /// # Errors
 /// The filter cannot be parsed, or one of the three is installed already.
 pub fn start(settings: &LogSettings) -> anyhow::Result<PrometheusHandle> {
-    let filter = EnvFilter::try_new(&settings.filter).with_context(|| format!("parse log.filter \"{}\"", settings.filter))?;
+    let filter =
+        EnvFilter::try_new(&settings.filter).with_context(|| format!("parse log.filter \"{}\"", settings.filter))?;
     let builder = fmt().with_env_filter(filter);
     match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),

@@ -24,7 +24,9 @@ pub fn composed(name: &str) -> &'static str {
         let pairs = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once('='));
         pairs.map(|(name, value)| (name.trim().to_owned(), value.trim().trim_matches('"').to_owned())).collect()
     });
-    environment.get(name).unwrap_or_else(|| panic!("compose/.env has no {name}: run `compose/up rabbitmq postgres mail`"))
+    environment
+        .get(name)
+        .unwrap_or_else(|| panic!("compose/.env has no {name}: run `compose/up rabbitmq postgres mail`"))
 }
 
 /// The password of a broker user, by the user's name: `email-worker`.

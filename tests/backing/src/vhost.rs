@@ -36,6 +36,10 @@ impl Vhost {
             let user = permission["user"].as_str().expect("a user");
             manage(Method::PUT, &format!("permissions/{name}/{user}"), Some(permission.clone())).await;
         }
+        for permission in definitions["topic_permissions"].as_array().expect("definitions with topic permissions") {
+            let user = permission["user"].as_str().expect("a user");
+            manage(Method::PUT, &format!("topic-permissions/{name}/{user}"), Some(permission.clone())).await;
+        }
         let (connection, channel) = connect(&url(&name, "operator")).await;
         Self { name, finished: false, connection, channel }
     }
@@ -155,7 +159,8 @@ impl Vhost {
             }
         }
         found.sort();
-        let mut wanted: Vec<_> = expected.iter().filter(|(_, count)| *count > 0).map(|(name, count)| ((*name).to_owned(), *count)).collect();
+        let mut wanted: Vec<_> =
+            expected.iter().filter(|(_, count)| *count > 0).map(|(name, count)| ((*name).to_owned(), *count)).collect();
         wanted.sort();
         assert_eq!(found, wanted, "messages left behind (left: found, right: expected)");
     }
@@ -222,7 +227,8 @@ async fn manage(method: Method, path: &str, body: Option<Value>) -> Value {
         Some(body) => request.json(&body),
         None => request,
     };
-    let response = request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
+    let response =
+        request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
     let status = response.status();
     assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status}");
     response.json().await.unwrap_or(Value::Null)

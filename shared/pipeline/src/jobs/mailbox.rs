@@ -116,8 +116,24 @@ mod tests {
     fn what_could_break_out_of_a_header_is_no_address() {
         let long = format!("{}@b.example", "a".repeat(65));
         let bad = [
-            "", "a", "@b", "a@", "a@b@c", "a b@c", "a@b c", "a@b\r\nBcc: x@y", "<a@b>", "\"a b\"@c", "a..b@c", ".a@b", "a@-b", "a@b..c",
-            "a,b@c", "a@b>", "ä@b", long.as_str(),
+            "",
+            "a",
+            "@b",
+            "a@",
+            "a@b@c",
+            "a b@c",
+            "a@b c",
+            "a@b\r\nBcc: x@y",
+            "<a@b>",
+            "\"a b\"@c",
+            "a..b@c",
+            ".a@b",
+            "a@-b",
+            "a@b..c",
+            "a,b@c",
+            "a@b>",
+            "ä@b",
+            long.as_str(),
         ];
         for bad in bad {
             assert!(EmailAddress::try_from(bad.to_owned()).is_err(), "{bad}");

@@ -32,7 +32,8 @@ pub(crate) enum DeclareFailure {
 /// Declares exchanges, queues and bindings, in this order; each with a deadline.
 pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), DeclareError> {
     // An alternate exchange must stand before the exchange that names it is of use, so plain ones come first.
-    let (plain, with_alternate): (Vec<_>, Vec<_>) = topology.exchanges.iter().partition(|(_, exchange)| exchange.alternate.is_none());
+    let (plain, with_alternate): (Vec<_>, Vec<_>) =
+        topology.exchanges.iter().partition(|(_, exchange)| exchange.alternate.is_none());
     for (name, exchange) in plain.into_iter().chain(with_alternate) {
         let kind = match exchange.kind {
             "direct" => ExchangeKind::Direct,
@@ -44,7 +45,11 @@ pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
             arguments.insert("alternate-exchange".into(), AMQPValue::LongString(alternate.into()));
         }
         let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-        within(&format!("exchange \"{name}\""), channel.exchange_declare(name.as_str().into(), kind, options, arguments)).await?;
+        within(
+            &format!("exchange \"{name}\""),
+            channel.exchange_declare(name.as_str().into(), kind, options, arguments),
+        )
+        .await?;
     }
     for (name, queue) in &topology.queues {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -59,7 +64,8 @@ pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
             QueueBindOptions::default(),
             FieldTable::default(),
         );
-        within(&format!("binding \"{}\" -> \"{}\" -> \"{}\"", binding.exchange, binding.key, binding.queue), bound).await?;
+        within(&format!("binding \"{}\" -> \"{}\" -> \"{}\"", binding.exchange, binding.key, binding.queue), bound)
+            .await?;
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    DEAD, DELAY, EVENTS, JOBS, LANES, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE, TRACKER_PROGRESS,
-    UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
+    DEAD, DELAY, EVENTS, JOBS, LANES, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
+    TRACKER_PROGRESS, UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
 };
 
 /// The broker's own limit of deliveries, the last resort for a message that kills its worker. Stated, because the default

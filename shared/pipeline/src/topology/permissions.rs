@@ -2,10 +2,14 @@
 
 use serde_json::{Value, json};
 
+use crate::jobs::{Job, RenderReport};
+
 use super::{DEAD, DELAY, EVENTS, JOBS, RETURN, SERVICES, ServiceRow, UNROUTABLE, worker_of};
 
 /// The virtual host of the product.
 const VHOST: &str = "postroom";
+/// What somebody else may ask for.
+const PARTNER_KINDS: &[&str] = &[RenderReport::KIND];
 
 /// The broker's definitions: the virtual host, a user for each service with the least that its row needs, the operator, and
 /// `partner`, an example of a consumer and publisher that is not ours. Passwords are not part of it.
@@ -13,26 +17,34 @@ const VHOST: &str = "postroom";
 pub fn definitions() -> Value {
     let mut users = vec![json!({"name": "operator", "tags": ["administrator"]})];
     let mut permissions = vec![permission("operator", ".*", ".*", ".*")];
+    let mut topics = Vec::new();
     for row in SERVICES {
         users.push(json!({"name": row.name, "tags": []}));
         permissions.push(service_permission(row));
+        topics.push(topic_permission(row.name, row.publishes));
     }
     users.push(json!({"name": "partner", "tags": []}));
     let publish = format!(r"^(partner\..*|{})$", escaped(JOBS));
     let listen = format!(r"^(partner\..*|{})$", escaped(EVENTS));
     permissions.push(permission("partner", r"^partner\..*$", &publish, &listen));
+    topics.push(topic_permission("partner", PARTNER_KINDS));
     json!({
         "vhosts": [{"name": VHOST, "default_queue_type": "quorum"}],
         "users": users,
         "permissions": permissions,
+        "topic_permissions": topics,
     })
 }
 
 /// Declaring needs `configure`; binding needs to write the queue and read the exchange; a queue with a dead-letter exchange
 /// needs to be read, and that exchange written; publishing needs to write the exchange.
 fn service_permission(row: &ServiceRow) -> Value {
-    let workers: std::collections::BTreeSet<&str> =
-        row.works.iter().copied().chain(row.publishes.iter().filter_map(|kind| worker_of(kind)).map(|worker| worker.name)).collect();
+    let workers: std::collections::BTreeSet<&str> = row
+        .works
+        .iter()
+        .copied()
+        .chain(row.publishes.iter().filter_map(|kind| worker_of(kind)).map(|worker| worker.name))
+        .collect();
     let queues = workers.iter().map(|worker| format!(r"{worker}\..*"));
     let queues: Vec<String> = queues.chain([r"tracker\..*".to_owned(), escaped(UNROUTABLE)]).collect();
     let exchanges = [JOBS, EVENTS, DELAY, RETURN, DEAD].map(escaped);
@@ -44,6 +56,13 @@ fn service_permission(row: &ServiceRow) -> Value {
     }
     let write = format!("^({}|{})$", writable.join("|"), queues.join("|"));
     permission(row.name, &all, &write, &all)
+}
+
+/// Of the kinds on the jobs exchange, a user publishes its own only; to bind a queue it may name any.
+fn topic_permission(user: &str, kinds: &[&str]) -> Value {
+    let kinds: Vec<String> = kinds.iter().map(|kind| escaped(kind)).collect();
+    let write = if kinds.is_empty() { "^$".to_owned() } else { format!(r"^({})\.[a-z]+$", kinds.join("|")) };
+    json!({"user": user, "vhost": VHOST, "exchange": JOBS, "write": write, "read": ".*"})
 }
 
 fn permission(user: &str, configure: &str, write: &str, read: &str) -> Value {

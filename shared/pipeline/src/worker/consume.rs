@@ -119,7 +119,7 @@ async fn live(worker: Arc<Worker>, delivery: Delivery, lost: CancellationToken) 
     let Some(outcome) = run(&worker, &mut received, &delivery.data, &lost).await else {
         return; // The connection is gone: the broker has given the job to somebody else.
     };
-    let decision = decide(received.attempt(), outcome, &worker.row.retry);
+    let decision = decide(received.attempt(), outcome, &worker.row.retry, worker.time_scale);
     Settlement { worker: &worker, received, delivery, lost }.settle(decision).await;
 }
 

@@ -55,20 +55,29 @@ pub(crate) enum Decision {
     Bury { failure: FailureReport },
 }
 
-pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy) -> Decision {
+/// `time_scale` is what every wait of the policy is multiplied by, see [`crate::BrokerSettings`].
+pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy, time_scale: f64) -> Decision {
     let report = |kind: FailureKind, reason: String| FailureReport { kind: kind.as_str().to_owned(), reason };
     let (failure, at_least) = match outcome {
         Outcome::Answered(Ok(done)) => return Decision::Succeed(done),
         Outcome::Answered(Err(Failure::Refused { code, reason })) => return Decision::Refuse(Refusal { code, reason }),
-        Outcome::Answered(Err(Failure::Reject { reason })) => return Decision::Bury { failure: report(FailureKind::Rejected, reason) },
+        Outcome::Answered(Err(Failure::Reject { reason })) => {
+            return Decision::Bury { failure: report(FailureKind::Rejected, reason) };
+        }
         Outcome::NotStarted { kind, reason } => return Decision::Bury { failure: report(kind, reason) },
         Outcome::Answered(Err(Failure::Retry { reason })) => (report(FailureKind::Error, reason), None),
-        Outcome::Answered(Err(Failure::RetryAfter { after, reason })) => (report(FailureKind::Error, reason), Some(after)),
-        Outcome::TimedOut { seconds } => (report(FailureKind::TimedOut, format!("still running after {seconds} s")), None),
+        Outcome::Answered(Err(Failure::RetryAfter { after, reason })) => {
+            (report(FailureKind::Error, reason), Some(after))
+        }
+        Outcome::TimedOut { seconds } => {
+            (report(FailureKind::TimedOut, format!("still running after {seconds} s")), None)
+        }
         Outcome::Panicked { message } => (report(FailureKind::Panicked, message), None),
     };
     // The policy alone ends the attempts; a wait that was asked for only chooses among its tiers.
-    let tier = policy.wait_after(attempt).map(|next| at_least.and_then(|wait| policy.at_least(wait)).unwrap_or(next));
+    let tier = policy
+        .wait_after(attempt)
+        .map(|next| at_least.and_then(|wait| policy.at_least(wait.div_f64(time_scale))).unwrap_or(next));
     match tier {
         Some(tier) => Decision::Retry { tier, failure },
         None => Decision::Bury { failure },
@@ -80,7 +89,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::policy::{M2, M10, RENDERING, S5};
+    use crate::policy::{M2, M10, RENDERING, S5, S30};
 
     fn retried(tier: Tier, kind: &str, reason: &str) -> Decision {
         Decision::Retry { tier, failure: FailureReport { kind: kind.to_owned(), reason: reason.to_owned() } }
@@ -94,7 +103,10 @@ mod tests {
     fn the_table_of_attempt_and_answer() {
         let retry = || Outcome::Answered(Err(Failure::retry("busy")));
         let after = |seconds| {
-            Outcome::Answered(Err(Failure::RetryAfter { after: Duration::from_secs(seconds), reason: "busy".to_owned() }))
+            Outcome::Answered(Err(Failure::RetryAfter {
+                after: Duration::from_secs(seconds),
+                reason: "busy".to_owned(),
+            }))
         };
         let table = [
             (1, Outcome::Answered(Ok(Done::empty())), Decision::Succeed(Done::empty())),
@@ -122,7 +134,14 @@ mod tests {
             ),
         ];
         for (attempt, outcome, wanted) in table {
-            assert_eq!(decide(attempt, outcome.clone(), &RENDERING), wanted, "attempt {attempt}, {outcome:?}");
+            assert_eq!(decide(attempt, outcome.clone(), &RENDERING, 1.0), wanted, "attempt {attempt}, {outcome:?}");
         }
+    }
+
+    #[test]
+    fn a_wait_that_was_asked_for_is_kept_at_any_time_scale() {
+        let busy = Failure::RetryAfter { after: Duration::from_secs(1), reason: "busy".to_owned() };
+        // Where 5 s last 0.25 s, the wait of a second is the next longer one, 30 s that last 1.5 s.
+        assert_eq!(decide(1, Outcome::Answered(Err(busy)), &RENDERING, 0.05), retried(S30, "error", "busy"));
     }
 }

@@ -35,7 +35,11 @@ impl HandlerThreads {
             .enable_all()
             .build()
             .expect("the system gives threads at start");
-        Self { executor: Tokio::default(), handle: runtime.handle().clone(), _runtime: Arc::new(Background(Some(runtime))) }
+        Self {
+            executor: Tokio::default(),
+            handle: runtime.handle().clone(),
+            _runtime: Arc::new(Background(Some(runtime))),
+        }
     }
 
     /// Runs `task` to its end. A panic must be caught inside.

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::events::Progress;
+use crate::events::{JobReference, Progress};
 use crate::jobs::Job;
 use crate::message::Envelope;
 
@@ -145,6 +145,13 @@ impl JobContext {
         self.envelope.id
     }
 
+    /// The job, as events name it.
+    #[must_use]
+    pub fn job(&self) -> JobReference {
+        let Envelope { id, kind, owner, .. } = self.envelope.clone();
+        JobReference { id, kind, owner }
+    }
+
     /// Which attempt this is, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -210,7 +217,11 @@ impl Handlers {
             Ok(Box::pin(async move { handler.run(job, &context).await }))
         });
         let kind = <H::Job as Job>::KIND;
-        assert!(self.starts.insert(kind, start).is_none(), "two handlers for \"{kind}\", the second is {}", type_name::<H>());
+        assert!(
+            self.starts.insert(kind, start).is_none(),
+            "two handlers for \"{kind}\", the second is {}",
+            type_name::<H>()
+        );
         self
     }
 

@@ -81,7 +81,12 @@ impl Drop for AbortOnDrop {
 }
 
 /// Runs the job. `None` when `lost` was cancelled before the end: nothing may be settled then.
-pub(super) async fn run(worker: &Worker, received: &mut Received, body: &[u8], lost: &CancellationToken) -> Option<Outcome> {
+pub(super) async fn run(
+    worker: &Worker,
+    received: &mut Received,
+    body: &[u8],
+    lost: &CancellationToken,
+) -> Option<Outcome> {
     let undecodable = |reason: String| Some(Outcome::NotStarted { kind: FailureKind::Undecodable, reason });
     let envelope = match &received.envelope {
         Ok(envelope) if envelope.is_json => envelope.clone(),
@@ -89,7 +94,8 @@ pub(super) async fn run(worker: &Worker, received: &mut Received, body: &[u8], l
         Err(error) => return undecodable(error.to_string()),
     };
     let (progress, latest) = watch::channel(None);
-    let context = JobContext { envelope: envelope.clone(), cancelled: lost.child_token(), progress: Arc::new(progress) };
+    let context =
+        JobContext { envelope: envelope.clone(), cancelled: lost.child_token(), progress: Arc::new(progress) };
     let cancelled = context.cancelled.clone();
     let running = match worker.handlers.start(&envelope.kind, body, context) {
         Ok(running) => running,
@@ -165,6 +171,7 @@ async fn watch_run(
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    let text =
+        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
     format!("the handler panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
 }

@@ -50,7 +50,9 @@ impl Settlement<'_> {
             self.ack().await
         };
         if settled.await.is_err() {
-            span.in_scope(|| tracing::warn!("the connection was lost before the job was settled: it will be delivered again"));
+            span.in_scope(|| {
+                tracing::warn!("the connection was lost before the job was settled: it will be delivered again")
+            });
             return;
         }
         let kind = self.received.envelope.as_ref().map_or("none", |envelope| self.known_kind(&envelope.kind));
@@ -60,7 +62,8 @@ impl Settlement<'_> {
 
     async fn retry(&mut self, tier: Tier, failure: FailureReport) -> Settled {
         // The twin by chance: jobs that failed together must not come back together.
-        let (name, share) = if rand::rng().random_bool(0.5) { (tier.name.to_owned(), 1.0) } else { (early(tier), 0.75) };
+        let (name, share) =
+            if rand::rng().random_bool(0.5) { (tier.name.to_owned(), 1.0) } else { (early(tier), 0.75) };
         let next_attempt = self.received.attempt().saturating_add(1);
         let routing_key = format!("{}.{name}", self.worker.queue);
         self.copy(DELAY, &routing_key, &failure, next_attempt).await?;
@@ -76,11 +79,18 @@ impl Settlement<'_> {
 
     /// Publishes a copy of the message, with the failure noted in its headers.
     async fn copy(&self, exchange: &'static str, routing_key: &str, failure: &FailureReport, attempt: u32) -> Settled {
-        let note = FailureNote { origin_queue: &self.worker.queue, kind: &failure.kind, reason: &failure.reason, attempt };
+        let note =
+            FailureNote { origin_queue: &self.worker.queue, kind: &failure.kind, reason: &failure.reason, attempt };
         let properties = copy_properties(&self.delivery.properties, &note, Utc::now());
         self.insist(|| {
             let properties = properties.clone();
-            self.worker.publisher.send(Outgoing { exchange, routing_key, properties, body: &self.delivery.data, mandatory: true })
+            self.worker.publisher.send(Outgoing {
+                exchange,
+                routing_key,
+                properties,
+                body: &self.delivery.data,
+                mandatory: true,
+            })
         })
         .await
     }
@@ -124,7 +134,13 @@ impl Settlement<'_> {
             Decision::Succeed(_) => tracing::debug!(duration_ms, "done"),
             Decision::Refuse(refusal) => tracing::info!(duration_ms, refusal.code, "refused"),
             Decision::Retry { tier, failure } => {
-                tracing::warn!(duration_ms, failure.kind, failure.reason, retry.tier = tier.name, "failed, will be tried again");
+                tracing::warn!(
+                    duration_ms,
+                    failure.kind,
+                    failure.reason,
+                    retry.tier = tier.name,
+                    "failed, will be tried again"
+                );
             }
             Decision::Bury { failure } => tracing::error!(duration_ms, failure.kind, failure.reason, "given up"),
         }

@@ -28,10 +28,14 @@ async fn what_is_no_job_goes_to_the_dead_at_once_and_the_queue_moves_on() {
     let vhost = vhost().await;
     let runs = Notes::default();
     let noted = runs.clone();
-    let worker = Worker::start(&vhost, 1, With(move |job: pipeline::jobs::Noop, _| {
-        noted.add(job.note);
-        async { Ok(Done::empty()) }
-    }))
+    let worker = Worker::start(
+        &vhost,
+        1,
+        With(move |job: pipeline::jobs::Noop, _| {
+            noted.add(job.note);
+            async { Ok(Done::empty()) }
+        }),
+    )
     .await;
     let id = Uuid::now_v7().to_string();
     let wrong = [

@@ -8,7 +8,8 @@ use backing::Vhost;
 use chrono::Utc;
 use pipeline::jobs::Noop;
 use pipeline::{
-    Broker, BrokerSettings, BrokerState, Done, Failure, Handler, Handlers, JobContext, OutgoingJob, WorkerSettings, topology,
+    Broker, BrokerSettings, BrokerState, Done, Failure, Handler, Handlers, JobContext, OutgoingJob, WorkerSettings,
+    topology,
 };
 use serde_json::json;
 use tokio::process::{Child, Command};
@@ -108,11 +109,18 @@ impl Process {
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .spawn();
-        Self(child.unwrap_or_else(|error| panic!("{}: {error}: `cargo test` builds it with the tests", example.display())))
+        Self(
+            child.unwrap_or_else(|error| {
+                panic!("{}: {error}: `cargo test` builds it with the tests", example.display())
+            }),
+        )
     }
 
     pub(crate) async fn ended(&mut self) -> std::process::ExitStatus {
-        tokio::time::timeout(Duration::from_secs(60), self.0.wait()).await.expect("the process ends within a minute").unwrap()
+        tokio::time::timeout(Duration::from_secs(60), self.0.wait())
+            .await
+            .expect("the process ends within a minute")
+            .unwrap()
     }
 
     pub(crate) fn signal(&self, name: &str) {

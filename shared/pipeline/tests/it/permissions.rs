@@ -2,6 +2,7 @@ use backing::{Vhost, connect};
 use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
+use pipeline::topology;
 
 use crate::harness::{broker, empty_vhost};
 
@@ -10,6 +11,7 @@ use crate::harness::{broker, empty_vhost};
 enum Act {
     Consume(&'static str),
     Publish(&'static str),
+    Ask(&'static str),
     Delete(&'static str),
     Declare(&'static str),
 }
@@ -25,15 +27,16 @@ async fn may(vhost: &Vhost, user: &str, act: &Act) -> bool {
 async fn attempt(channel: &Channel, act: &Act) -> lapin::Result<()> {
     match act {
         Act::Consume(queue) => {
-            let consumer = channel.basic_consume((*queue).into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+            let consumer = channel.basic_consume(
+                (*queue).into(),
+                "".into(),
+                BasicConsumeOptions::default(),
+                FieldTable::default(),
+            );
             drop(consumer.await?);
         }
-        Act::Publish(exchange) => {
-            channel.confirm_select(Default::default()).await?;
-            #[expect(clippy::disallowed_methods, reason = "tries what the publisher never would")]
-            let publish = channel.basic_publish((*exchange).into(), "none".into(), BasicPublishOptions::default(), b"", BasicProperties::default());
-            publish.await?.await?;
-        }
+        Act::Publish(exchange) => publish(channel, exchange, "none").await?,
+        Act::Ask(key) => publish(channel, topology::JOBS, key).await?,
         Act::Delete(queue) => {
             channel.queue_delete((*queue).into(), QueueDeleteOptions { if_empty: true, ..Default::default() }).await?;
         }
@@ -45,10 +48,24 @@ async fn attempt(channel: &Channel, act: &Act) -> lapin::Result<()> {
     Ok(())
 }
 
+async fn publish(channel: &Channel, exchange: &str, key: &str) -> lapin::Result<()> {
+    channel.confirm_select(Default::default()).await?;
+    #[expect(clippy::disallowed_methods, reason = "tries what the publisher never would")]
+    let publish = channel.basic_publish(
+        exchange.into(),
+        key.into(),
+        BasicPublishOptions::default(),
+        b"",
+        BasicProperties::default(),
+    );
+    publish.await?.await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn each_service_can_declare_its_part_of_the_topology() {
     let vhost = empty_vhost().await;
-    for row in pipeline::topology::SERVICES {
+    for row in topology::SERVICES {
         broker(&vhost, row.name).await.close().await;
     }
     vhost.finish(&[]).await;
@@ -56,15 +73,16 @@ async fn each_service_can_declare_its_part_of_the_topology() {
 
 #[tokio::test]
 async fn no_user_may_do_what_its_service_does_not_need() {
-    use Act::{Consume, Declare, Delete, Publish};
+    use Act::{Ask, Consume, Declare, Delete, Publish};
     let vhost = empty_vhost().await;
-    for row in pipeline::topology::SERVICES {
+    for row in topology::SERVICES {
         broker(&vhost, row.name).await.close().await;
     }
     let allowed = [
         ("email-worker", Consume("email.normal")),
-        ("pdf-report", Publish("postroom.jobs")),
-        ("partner", Publish("postroom.jobs")),
+        ("web", Ask("report.render.bulk")),
+        ("pdf-report", Ask("email.send.bulk")),
+        ("partner", Ask("report.render.bulk")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
     ];
@@ -72,7 +90,10 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
     }
     let refused = [
-        ("email-worker", Publish("postroom.jobs")),
+        ("email-worker", Ask("email.send.bulk")),
+        ("web", Ask("email.send.bulk")),
+        ("pdf-report", Ask("report.render.bulk")),
+        ("partner", Ask("email.send.bulk")),
         ("email-worker", Consume("report.normal")),
         ("email-worker", Delete("report.dead")),
         ("pdf-report", Consume("noop.normal")),

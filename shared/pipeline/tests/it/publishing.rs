@@ -29,7 +29,12 @@ async fn a_published_job_is_on_its_queue_as_the_contract_says() {
 async fn a_job_that_no_queue_takes_is_returned_and_not_taken_for_published() {
     let vhost = vhost().await;
     let broker = broker(&vhost, "noop-worker").await;
-    let unbind = vhost.channel().queue_unbind("noop.normal".into(), topology::JOBS.into(), "noop.run.normal".into(), Default::default());
+    let unbind = vhost.channel().queue_unbind(
+        "noop.normal".into(),
+        topology::JOBS.into(),
+        "noop.run.normal".into(),
+        Default::default(),
+    );
     unbind.await.unwrap();
     let error = broker.publisher().publish_job(&job("")).await.unwrap_err();
     assert!(matches!(error, PublishError::Returned { .. }), "{error}");

@@ -5,7 +5,7 @@ use lapin::types::AMQPValue;
 use pipeline::{Done, Failure};
 use serde_json::json;
 
-use crate::harness::{Notes, TIME_SCALE, Worker, job, vhost, With};
+use crate::harness::{Notes, TIME_SCALE, With, Worker, job, vhost};
 
 #[tokio::test]
 async fn a_job_is_done_once_and_tells_it_by_one_event() {
@@ -13,13 +13,17 @@ async fn a_job_is_done_once_and_tells_it_by_one_event() {
     let mut events = vhost.listen("postroom.events", "#").await;
     let runs = Notes::default();
     let seen = runs.clone();
-    let worker = Worker::start(&vhost, 2, With(move |job: pipeline::jobs::Noop, context: pipeline::JobContext| {
-        seen.add(job.note);
-        async move {
-            assert_eq!(context.owner(), Some("alice"));
-            Ok(Done::with_result(json!({"answer": 42})))
-        }
-    }))
+    let worker = Worker::start(
+        &vhost,
+        2,
+        With(move |job: pipeline::jobs::Noop, context: pipeline::JobContext| {
+            seen.add(job.note);
+            async move {
+                assert_eq!(context.owner(), Some("alice"));
+                Ok(Done::with_result(json!({"answer": 42})))
+            }
+        }),
+    )
     .await;
     let job = job("once");
     worker.broker.publisher().publish_job(&job).await.unwrap();
@@ -40,16 +44,20 @@ async fn a_longer_job_tells_its_start_and_its_progress_in_order() {
     let mut events = vhost.listen("postroom.events", "#").await;
     let release = Arc::new(tokio::sync::Notify::new());
     let released = Arc::clone(&release);
-    let worker = Worker::start(&vhost, 2, With(move |_, context: pipeline::JobContext| {
-        let released = Arc::clone(&released);
-        async move {
-            for step in 0..1000 {
-                context.progress("counting", step, 1000);
+    let worker = Worker::start(
+        &vhost,
+        2,
+        With(move |_, context: pipeline::JobContext| {
+            let released = Arc::clone(&released);
+            async move {
+                for step in 0..1000 {
+                    context.progress("counting", step, 1000);
+                }
+                released.notified().await;
+                Ok(Done::empty())
             }
-            released.notified().await;
-            Ok(Done::empty())
-        }
-    }))
+        }),
+    )
     .await;
     worker.broker.publisher().publish_job(&job("")).await.unwrap();
     let (first, started) = events.next_json().await;
@@ -70,10 +78,14 @@ async fn a_job_that_always_fails_waits_longer_each_time_and_ends_among_the_dead_
     let mut events = vhost.listen("postroom.events", "job.#").await;
     let times = Arc::new(std::sync::Mutex::new(Vec::new()));
     let noted = Arc::clone(&times);
-    let worker = Worker::start(&vhost, 4, With(move |_, context: pipeline::JobContext| {
-        noted.lock().unwrap().push((context.attempt(), Instant::now()));
-        async { Err(Failure::retry("no luck")) }
-    }))
+    let worker = Worker::start(
+        &vhost,
+        4,
+        With(move |_, context: pipeline::JobContext| {
+            noted.lock().unwrap().push((context.attempt(), Instant::now()));
+            async { Err(Failure::retry("no luck")) }
+        }),
+    )
     .await;
     let job = job("original");
     worker.broker.publisher().publish_job(&job).await.unwrap();
@@ -121,9 +133,13 @@ async fn a_job_that_always_fails_waits_longer_each_time_and_ends_among_the_dead_
 async fn jobs_that_failed_together_do_not_all_come_back_together() {
     let vhost = vhost().await;
     let mut events = vhost.listen("postroom.events", "job.retrying").await;
-    let worker = Worker::start(&vhost, 16, With(|_, context: pipeline::JobContext| async move {
-        if context.attempt() == 1 { Err(Failure::retry("together")) } else { Ok(Done::empty()) }
-    }))
+    let worker = Worker::start(
+        &vhost,
+        16,
+        With(|_, context: pipeline::JobContext| async move {
+            if context.attempt() == 1 { Err(Failure::retry("together")) } else { Ok(Done::empty()) }
+        }),
+    )
     .await;
     for _ in 0..40 {
         worker.broker.publisher().publish_job(&job("")).await.unwrap();
@@ -144,10 +160,14 @@ async fn jobs_that_failed_together_do_not_all_come_back_together() {
 async fn a_refusal_is_a_final_answer_and_not_a_dead_letter() {
     let vhost = vhost().await;
     let mut events = vhost.listen("postroom.events", "job.#").await;
-    let worker = Worker::start(&vhost, 1, With(|_, _| async { Err(Failure::refused("out-of-stock", "sold out")) })).await;
+    let worker =
+        Worker::start(&vhost, 1, With(|_, _| async { Err(Failure::refused("out-of-stock", "sold out")) })).await;
     worker.broker.publisher().publish_job(&job("")).await.unwrap();
     let (key, event) = events.next_json().await;
-    assert_eq!((key.as_str(), &event["refusal"]), ("job.refused", &json!({"code": "out-of-stock", "reason": "sold out"})));
+    assert_eq!(
+        (key.as_str(), &event["refusal"]),
+        ("job.refused", &json!({"code": "out-of-stock", "reason": "sold out"}))
+    );
     worker.stop().await;
     vhost.finish(&[("tracker.lifecycle", 1)]).await;
 }
@@ -158,16 +178,20 @@ async fn a_job_that_takes_too_long_is_stopped_and_tried_again() {
     let mut events = vhost.listen("postroom.events", "job.#").await;
     let dropped = Notes::default();
     let noted = dropped.clone();
-    let worker = Worker::start(&vhost, 1, With(move |_, context: pipeline::JobContext| {
-        let guard = OnDrop(noted.clone());
-        async move {
-            if context.attempt() == 1 {
-                std::future::pending::<()>().await;
+    let worker = Worker::start(
+        &vhost,
+        1,
+        With(move |_, context: pipeline::JobContext| {
+            let guard = OnDrop(noted.clone());
+            async move {
+                if context.attempt() == 1 {
+                    std::future::pending::<()>().await;
+                }
+                drop(guard);
+                Ok(Done::empty())
             }
-            drop(guard);
-            Ok(Done::empty())
-        }
-    }))
+        }),
+    )
     .await;
     worker.broker.publisher().publish_job(&job("")).await.unwrap();
     let mut kinds = Vec::new();
@@ -199,10 +223,14 @@ impl Drop for OnDrop {
 async fn a_panic_is_one_failed_attempt_and_the_worker_lives() {
     let vhost = vhost().await;
     let mut events = vhost.listen("postroom.events", "job.#").await;
-    let worker = Worker::start(&vhost, 1, With(|_, context: pipeline::JobContext| async move {
-        assert!(context.attempt() > 1, "the first attempt panics");
-        Ok(Done::empty())
-    }))
+    let worker = Worker::start(
+        &vhost,
+        1,
+        With(|_, context: pipeline::JobContext| async move {
+            assert!(context.attempt() > 1, "the first attempt panics");
+            Ok(Done::empty())
+        }),
+    )
     .await;
     worker.broker.publisher().publish_job(&job("")).await.unwrap();
     let (key, event) = events.next_json().await;

@@ -32,10 +32,14 @@ async fn a_drained_worker_finishes_what_it_began_gives_back_the_rest_and_runs_no
     assert!((8..60).contains(&done), "{done} done");
     vhost.wait_ready("noop.normal", 60 - done).await;
 
-    let rest = Worker::start(&vhost, 8, With(|_, context: JobContext| async move {
-        assert_eq!(context.attempt(), 1);
-        Ok(Done::empty())
-    }))
+    let rest = Worker::start(
+        &vhost,
+        8,
+        With(|_, context: JobContext| async move {
+            assert_eq!(context.attempt(), 1);
+            Ok(Done::empty())
+        }),
+    )
     .await;
     vhost.wait("all are done", || async { vhost.ready("noop.normal").await == Some(0) }).await;
     rest.stop().await;

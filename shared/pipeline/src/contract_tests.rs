@@ -1,0 +1,137 @@
+//! The published contract, `docs/contract/`: a JSON Schema and a golden example for every message. Both are checked here, so
+//! that a change of the wire is seen in review, and a message written by an older release can still be read.
+
+use std::path::PathBuf;
+
+use chrono::{DateTime, Utc};
+use schemars::{JsonSchema, schema_for};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::events::{Event, EventBody, FailureReport, JobReference, Progress, ReadyReport, Refusal, RunReference};
+use crate::jobs::{
+    FileReference, Grouping, Job, Message, Noop, Period, Recipient, RenderReport, ReportKind, ReportReady, SendEmail,
+};
+use crate::topology;
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/contract"))
+}
+
+/// Fails, and writes what it should be, when a file of the contract is not what the types say.
+fn must_be(name: &str, wanted: &Value) {
+    let path = folder().join(name);
+    let found = std::fs::read_to_string(&path).unwrap_or_default();
+    let wanted = format!("{wanted:#}\n");
+    if found != wanted {
+        std::fs::write(&path, wanted).unwrap();
+        panic!("docs/contract/{name} was not what the types say; it is now: is it a change that others can live with?");
+    }
+}
+
+/// The example in the file is read as `value`, and `value` is written as the example.
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(name: &str, value: &T) {
+    let path = folder().join(name);
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        std::fs::write(&path, format!("{:#}\n", serde_json::to_value(value).unwrap())).unwrap();
+        panic!("docs/contract/{name} was missing; look at what was written");
+    };
+    assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), value, "{name} is read as something else");
+    assert_eq!(
+        serde_json::from_str::<Value>(&text).unwrap(),
+        serde_json::to_value(value).unwrap(),
+        "{name} is written differently"
+    );
+}
+
+fn schema<T: JsonSchema>(name: &str) {
+    must_be(name, &schema_for!(T).to_value());
+}
+
+fn november() -> Period {
+    Period::new("2025-11-01".parse().unwrap(), "2025-11-30".parse().unwrap()).unwrap()
+}
+
+fn alice() -> Recipient {
+    Recipient {
+        name: "Alice Example".to_owned().try_into().unwrap(),
+        address: "alice@shop.example".to_owned().try_into().unwrap(),
+    }
+}
+
+const REPORT: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0001);
+
+#[test]
+fn every_kind_of_job_has_its_schema_and_its_example() {
+    let render =
+        RenderReport { report: ReportKind::Sales, period: november(), group_by: Grouping::Day, recipient: alice() };
+    schema::<RenderReport>("report.render.schema.json");
+    golden("report.render.example.json", &render);
+
+    let file = FileReference {
+        key: format!("reports/{REPORT}.pdf"),
+        name: "sales-2025-11-01--2025-11-30.pdf".to_owned(),
+        content_type: "application/pdf".to_owned(),
+        bytes: 412_345,
+    };
+    let ready = ReportReady {
+        report_id: REPORT,
+        title: "Sales report November 2025".to_owned(),
+        period: november(),
+        pages: 98,
+        file,
+    };
+    schema::<SendEmail>("email.send.schema.json");
+    golden("email.send.example.json", &SendEmail { to: alice(), message: Message::ReportReady(ready) });
+
+    schema::<Noop>("noop.run.schema.json");
+    golden("noop.run.example.json", &Noop { note: "hello".to_owned() });
+
+    let described = [RenderReport::KIND, SendEmail::KIND, Noop::KIND];
+    for kind in topology::WORKERS.iter().flat_map(|row| row.kinds) {
+        assert!(described.contains(kind), "{kind} is not part of the published contract");
+    }
+}
+
+#[test]
+fn every_event_has_its_example() {
+    let at: DateTime<Utc> = "2025-12-01T08:00:00.250Z".parse().unwrap();
+    let job = JobReference { id: REPORT, kind: "report.render".to_owned(), owner: Some("alice".to_owned()) };
+    let run = RunReference {
+        id: Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0002),
+        worker: "pdf-report@host:1".to_owned(),
+        replays: 0,
+        attempt: 1,
+        redeliveries: 0,
+        sequence: 1,
+    };
+    let failure =
+        || FailureReport { kind: "error".to_owned(), reason: "read the sales: no answer from the database".to_owned() };
+    let ready = ReadyReport {
+        id: REPORT,
+        title: "Sales report November 2025".to_owned(),
+        period: november(),
+        key: format!("reports/{REPORT}.pdf"),
+        pages: 98,
+        bytes: 412_345,
+    };
+    let progress = Progress { phase: "reading orders".to_owned(), done: 1200, total: 4200 };
+    let refusal = Refusal { code: "out-of-stock".to_owned(), reason: "The lamp is sold out.".to_owned() };
+    let bodies = [
+        (false, EventBody::Queued {}),
+        (true, EventBody::Started {}),
+        (true, EventBody::Progressed { progress }),
+        (true, EventBody::Retrying { failure: failure(), delay_seconds: 5.0, next_attempt: 2 }),
+        (true, EventBody::Succeeded { result: json!({"pages": 98}) }),
+        (true, EventBody::Refused { refusal }),
+        (true, EventBody::Dead { failure: failure() }),
+        (false, EventBody::ReportReady { report: ready }),
+    ];
+    schema::<Event>("events.schema.json");
+    for (from_a_run, body) in bodies {
+        let name = format!("{}.example.json", body.kind());
+        golden(&name, &Event { id: Uuid::nil(), job: job.clone(), run: from_a_run.then(|| run.clone()), at, body });
+    }
+}
