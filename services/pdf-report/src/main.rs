@@ -1,0 +1,47 @@
+//! Makes reports: the handler of `report.render`, and nothing else.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use pdf_report::render_report::RenderReportHandler;
+use pdf_report::renderer::{Limits, Renderer};
+use pdf_report::settings::{DEFAULTS, Settings};
+use pipeline::{Broker, Handlers};
+use service::{Health, Shutdown, Tasks};
+use store::Files;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = service::settings::load(DEFAULTS)?;
+    let metrics = service::telemetry::start(&settings.log)?;
+    let shutdown = Shutdown::on_signals(&settings.shutdown)?;
+
+    let pool = store::connect(&settings.database).context("read the settings of the database")?;
+    let files = Files::open(&settings.files).context("open the files")?;
+    let warm = usize::from(settings.worker.concurrency.get());
+    let renderer = Arc::new(Renderer::new(settings.engine.path, warm, Limits::default()));
+    let broker = Broker::start(&settings.broker, "pdf-report").context("read the settings of the broker")?;
+
+    let publisher = broker.publisher();
+    let handlers =
+        Handlers::new().register(RenderReportHandler { pool, files, renderer, publisher, shop: settings.shop });
+
+    let health = Health::new(&settings.health, metrics)
+        .part("consuming", broker.consuming_readiness())
+        .part("publishing", broker.publishing_readiness());
+    let stop_health = CancellationToken::new();
+    let mut tasks = Tasks::default();
+    tasks.spawn("health", health.serve(stop_health.clone()));
+    let work = broker.work(handlers, &settings.worker, shutdown.drain.clone(), shutdown.abort.clone());
+    tasks.spawn("worker", async move {
+        work.await;
+        // Health is served until the last report is made.
+        stop_health.cancel();
+        Ok(())
+    });
+
+    let outcome = tasks.finish(&shutdown).await;
+    broker.close().await;
+    outcome
+}
