@@ -1,0 +1,44 @@
+//! Sends mails: the handler of `email.send`, and nothing else.
+
+use anyhow::Context;
+use email_worker::compose::Composer;
+use email_worker::send_email::{Deadlines, SendEmailHandler};
+use email_worker::settings::{DEFAULTS, Settings};
+use pipeline::{Broker, Handlers};
+use service::{Health, Shutdown, Tasks};
+use store::{Files, SignedLinks};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = service::settings::load(DEFAULTS)?;
+    let metrics = service::telemetry::start(&settings.log)?;
+    let shutdown = Shutdown::on_signals(&settings.shutdown)?;
+
+    let pool = store::connect(&settings.database).context("read the settings of the database")?;
+    let files = Files::open(&settings.files).context("open the files")?;
+    let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
+    let composer = Composer::new(settings.mail.from, links)?;
+    let broker = Broker::start(&settings.broker, "email-worker").context("read the settings of the broker")?;
+
+    let deadlines = Deadlines::at(settings.broker.time_scale);
+    let handlers = Handlers::new().register(SendEmailHandler::new(pool, files, composer, settings.smtp.url, deadlines));
+
+    let health = Health::new(&settings.health, metrics)
+        .part("consuming", broker.consuming_readiness())
+        .part("publishing", broker.publishing_readiness());
+    let stop_health = CancellationToken::new();
+    let mut tasks = Tasks::default();
+    tasks.spawn("health", health.serve(stop_health.clone()));
+    let work = broker.work(handlers, &settings.worker, shutdown.drain.clone(), shutdown.abort.clone());
+    tasks.spawn("worker", async move {
+        work.await;
+        // Health is served until the last mail is out.
+        stop_health.cancel();
+        Ok(())
+    });
+
+    let outcome = tasks.finish(&shutdown).await;
+    broker.close().await;
+    outcome
+}

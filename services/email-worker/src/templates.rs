@@ -1,0 +1,76 @@
+//! The texts of the mails: compiled in, checked at start, rendered with a bound on work.
+
+use minijinja::syntax::SyntaxConfig;
+use minijinja::{Environment, UndefinedBehavior, Value};
+
+/// Steps of the template engine for one text. The longest takes about 150.
+const FUEL: u64 = 5_000;
+
+/// The three texts of one mail.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Texts {
+    /// The subject.
+    pub subject: String,
+    /// The HTML part.
+    pub html: String,
+    /// The same in plain text.
+    pub text: String,
+}
+
+/// The templates there are: `<name>.subject`, `<name>.html` and `<name>.txt` in `templates/`.
+#[derive(Debug)]
+pub struct Templates {
+    environment: Environment<'static>,
+}
+
+impl Templates {
+    /// Reads the templates.
+    ///
+    /// # Errors
+    /// One of them is no template.
+    pub fn new() -> Result<Self, minijinja::Error> {
+        // Values are escaped in templates named `.html`, and only there.
+        let mut environment = Environment::new();
+        environment.set_undefined_behavior(UndefinedBehavior::Strict);
+        environment.set_fuel(Some(FUEL));
+        environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
+        environment.add_template("report-ready.subject", include_str!("../templates/report-ready.subject"))?;
+        environment.add_template("report-ready.html", include_str!("../templates/report-ready.html"))?;
+        environment.add_template("report-ready.txt", include_str!("../templates/report-ready.txt"))?;
+        Ok(Self { environment })
+    }
+
+    /// Fills the three templates called `name`.
+    ///
+    /// # Errors
+    /// A value is missing, or the work has no end in sight.
+    pub fn render(&self, name: &str, values: Value) -> Result<Texts, minijinja::Error> {
+        let render = |part: &str| self.environment.get_template(&format!("{name}.{part}"))?.render(&values);
+        Ok(Texts { subject: render("subject")?, html: render("html")?, text: render("txt")? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use minijinja::{ErrorKind, context};
+
+    use super::Templates;
+
+    fn fails(source: &'static str) -> ErrorKind {
+        let mut templates = Templates::new().unwrap();
+        for part in ["subject", "html", "txt"] {
+            templates.environment.add_template_owned(format!("odd.{part}"), source).unwrap();
+        }
+        templates.render("odd", context! { name => "Alice" }).unwrap_err().kind()
+    }
+
+    #[test]
+    fn a_value_that_is_missing_is_an_error_and_no_blank() {
+        assert_eq!(fails("Hello {{ nmae }}"), ErrorKind::UndefinedError);
+    }
+
+    #[test]
+    fn a_template_without_end_runs_out_of_fuel() {
+        assert_eq!(fails("{% for a in range(9999) %}{{ a }}{% endfor %}"), ErrorKind::OutOfFuel);
+    }
+}

@@ -1,0 +1,10 @@
+//! Against a relay that misbehaves, the real PostgreSQL, the real SMTP server and the real RabbitMQ: start those by
+//! `compose/up rabbitmq postgres mail`.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
+
+mod fixture;
+mod once;
+mod relay;
+mod sorting;
+mod whole;
