@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use reqwest::{Client, Method, StatusCode};
@@ -126,21 +128,28 @@ impl Vhost {
 
     /// Listens to an exchange by a queue of the test's own, from now on.
     pub async fn listen(&self, exchange: &str, key: &str) -> Listener {
+        self.listen_to(exchange, &[key]).await
+    }
+
+    /// The same, for any of several routing keys.
+    pub async fn listen_to(&self, exchange: &str, keys: &[&str]) -> Listener {
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let mut arguments = FieldTable::default();
         arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("classic".into()));
         let queue = self.channel.queue_declare("".into(), options, arguments).await.expect("a queue").name().clone();
-        let bound = self.channel.queue_bind(
-            queue.clone(),
-            exchange.into(),
-            key.into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        bound.await.expect("bind a queue");
+        for key in keys {
+            let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+            let bound = self.channel.queue_bind(queue.clone(), exchange.into(), (*key).into(), options, arguments);
+            bound.await.expect("bind a queue");
+        }
         let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
         let consumer = self.channel.basic_consume(queue, "".into(), options, FieldTable::default());
         Listener { consumer: consumer.await.expect("consume") }
+    }
+
+    /// Empties a queue of which a test does not mind how much is in it.
+    pub async fn purge(&self, queue: &str) {
+        self.channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await.expect("purge a queue");
     }
 
     /// Ends the test: every queue must be empty but those named, which must hold just as many.

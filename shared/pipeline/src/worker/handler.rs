@@ -273,7 +273,7 @@ mod tests {
 
     #[test]
     fn an_errors_sources_are_told_each_once() {
-        let io = std::io::Error::new(std::io::ErrorKind::Other, "disk gone");
+        let io = std::io::Error::other("disk gone");
         let failed: Result<(), _> = Err(io);
         assert_eq!(failed.or_retry("write the file"), Err(Failure::retry("write the file: disk gone")));
     }

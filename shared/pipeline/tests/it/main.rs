@@ -1,5 +1,7 @@
 //! The pipeline against a real RabbitMQ: `compose/up rabbitmq` starts it.
 
+#![allow(clippy::unwrap_used, reason = "a test that fails says so")]
+
 mod death;
 mod faults;
 mod harness;
