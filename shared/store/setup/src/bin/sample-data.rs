@@ -1,0 +1,24 @@
+//! Fills an empty shop with a year of sample data and ends; a shop that has anything is left alone.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use store_setup::sample_data::{Loaded, load};
+use store_setup::{DEFAULTS, Settings};
+use tokio::time::timeout;
+
+const DEADLINE: Duration = Duration::from_secs(300);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = service::settings::load(DEFAULTS)?;
+    service::telemetry::start(&settings.log)?;
+    let pool = store::connect(&settings.database).context("read the settings of the database")?;
+    let start = Instant::now();
+    match timeout(DEADLINE, load(&pool)).await.context("the sample data takes too long")?? {
+        Loaded::All => tracing::info!(duration_ms = start.elapsed().as_millis(), "loaded the sample data"),
+        Loaded::Nothing => tracing::info!("the shop has data already; nothing was loaded"),
+    }
+    pool.close().await;
+    Ok(())
+}

@@ -1,0 +1,212 @@
+//! What became of each job: its state, its timeline, and how an event changes them.
+//! Who publishes and who consumes the events is not known here.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgPool};
+use uuid::Uuid;
+
+use crate::database::{DatabaseError, call};
+
+mod apply;
+mod state;
+mod transition;
+
+pub use apply::{apply_event, apply_events};
+pub use state::{Effect, JobEventType, JobState, UnknownName};
+
+/// The PostgreSQL channel (`LISTEN`) on which the id of every job whose timeline grew is announced, as text.
+pub const CHANGED_CHANNEL: &str = "job_changed";
+
+/// A job that was just accepted.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Its id, which is also the message id.
+    pub id: Uuid,
+    /// Its kind, `report.render`.
+    pub kind: String,
+    /// Who may see it.
+    pub owner: String,
+    /// When it was accepted.
+    pub at: DateTime<Utc>,
+}
+
+/// Something that happened to a job.
+#[derive(Clone, Debug)]
+pub struct JobEvent {
+    /// The event's own id: the same on every delivery of it.
+    pub event_id: Uuid,
+    /// The job's id.
+    pub job_id: Uuid,
+    /// The job's kind.
+    pub job_kind: String,
+    /// Who may see the job, where the publisher of the event knew.
+    pub owner: Option<String>,
+    /// What happened.
+    pub event_type: JobEventType,
+    /// The run in which it happened.
+    pub run_id: Option<Uuid>,
+    /// How often an operator had replayed the job. Leads the order of events.
+    pub replays: u32,
+    /// Which attempt it was. Second in the order.
+    pub attempt: u32,
+    /// How often the broker had delivered this attempt again. Third in the order.
+    pub redeliveries: u32,
+    /// The place among the events of the run. Last in the order.
+    pub sequence: u32,
+    /// Which worker said it.
+    pub worker: Option<String>,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// What belongs to the type: `{"progress": …}`, `{"result": …}`, `{"failure": …, …}`, `{"refusal": …}` or `{}`.
+    pub data: Value,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is in the timeline, under a number of its own.
+    New {
+        /// The number: one more than the newest of the job before.
+        number: i64,
+        /// What it did to the job.
+        effect: Effect,
+    },
+    /// It is in the timeline since an earlier delivery; nothing changed.
+    Repeated,
+    /// It was a progress report that something newer had overtaken; it is not kept.
+    Outdated,
+}
+
+/// A job as its owner sees it.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct JobRow {
+    /// Its id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+    /// Who may see it.
+    pub owner: Option<String>,
+    /// Where it stands.
+    #[sqlx(try_from = "String")]
+    pub state: JobState,
+    /// The attempt that the state speaks of.
+    #[sqlx(try_from = "i64")]
+    pub attempt: u32,
+    /// How often it was replayed.
+    #[sqlx(try_from = "i64")]
+    pub replays: u32,
+    /// How often the broker had delivered that attempt again.
+    #[sqlx(try_from = "i64")]
+    pub redeliveries: u32,
+    /// What the worker last reported, while it runs.
+    pub progress: Option<Value>,
+    /// What it produced, once succeeded.
+    pub result: Option<Value>,
+    /// Why it is retrying, refused or dead.
+    pub error: Option<Value>,
+    /// When it was accepted, or first heard of.
+    pub created_at: DateTime<Utc>,
+    /// When what decided the state happened.
+    pub updated_at: DateTime<Utc>,
+    /// When it became final.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// The number of its newest event, 0 before the first; grows whenever an event is kept.
+    pub last_number: i64,
+}
+
+/// A line of a job's timeline.
+#[derive(Clone, Debug, PartialEq, FromRow)]
+pub struct JobEventRow {
+    /// Grows by one with every event of the job; a progress report takes the place of the one before, so there are gaps.
+    pub number: i64,
+    /// The event's own id.
+    pub event_id: Uuid,
+    /// What happened.
+    #[sqlx(try_from = "String")]
+    pub event_type: JobEventType,
+    /// What it did to the job.
+    #[sqlx(try_from = "String")]
+    pub effect: Effect,
+    /// The run in which it happened.
+    pub run_id: Option<Uuid>,
+    /// See [`JobEvent`].
+    #[sqlx(try_from = "i64")]
+    pub replays: u32,
+    /// See [`JobEvent`].
+    #[sqlx(try_from = "i64")]
+    pub attempt: u32,
+    /// See [`JobEvent`].
+    #[sqlx(try_from = "i64")]
+    pub redeliveries: u32,
+    /// See [`JobEvent`].
+    #[sqlx(try_from = "i64")]
+    pub sequence: u32,
+    /// Which worker said it.
+    pub worker: Option<String>,
+    /// When.
+    pub at: DateTime<Utc>,
+    /// See [`JobEvent`].
+    pub data: Value,
+}
+
+/// Makes the row of a job that was just accepted, in state `queued`. Events may have come before; they stay the newer.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseError> {
+    call(pool, "record the queued job", async |connection| {
+        sqlx::query(
+            "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
+             VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
+             ON CONFLICT (id) DO UPDATE
+                SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
+                WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
+        )
+        .bind(job.id)
+        .bind(&job.kind)
+        .bind(&job.owner)
+        .bind(job.at)
+        .execute(connection)
+        .await
+    })
+    .await?;
+    Ok(())
+}
+
+/// The job, if it is `owner`'s.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn find_job(pool: &PgPool, id: Uuid, owner: &str) -> Result<Option<JobRow>, DatabaseError> {
+    call(pool, "find the job", async |connection| {
+        sqlx::query_as(
+            "SELECT id, kind, owner, state, attempt, replays, redeliveries, progress, result, error,
+                    created_at, updated_at, finished_at, last_number
+             FROM jobs WHERE id = $1 AND owner = $2",
+        )
+        .bind(id)
+        .bind(owner)
+        .fetch_optional(connection)
+        .await
+    })
+    .await
+}
+
+/// The events of the job with a number above `number`, in the order of their numbers.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn events_after(pool: &PgPool, job_id: Uuid, number: i64) -> Result<Vec<JobEventRow>, DatabaseError> {
+    call(pool, "read the events of the job", async |connection| {
+        sqlx::query_as(
+            "SELECT number, event_id, event_type, effect, run_id, replays, attempt, redeliveries, sequence, worker, at, data
+             FROM job_events WHERE job_id = $1 AND number > $2 ORDER BY number",
+        )
+        .bind(job_id)
+        .bind(number)
+        .fetch_all(connection)
+        .await
+    })
+    .await
+}
