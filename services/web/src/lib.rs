@@ -1,0 +1,119 @@
+//! The HTTP API: takes work, shows its state, hands out what was made. It does no work itself.
+
+mod callers;
+mod changes;
+mod edge;
+mod openapi;
+mod problem;
+mod routes;
+mod serve;
+mod settings;
+mod strict_json;
+mod tracker;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pipeline::Publisher;
+use store::{Files, PgPool, SignedLinks};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+pub use callers::Callers;
+pub use changes::Changes;
+pub use routes::paths;
+pub use serve::serve;
+pub use settings::{CallerSettings, DEFAULTS, HttpSettings, Settings};
+pub use tracker::Tracker;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct App {
+    pub(crate) publisher: Publisher,
+    pub(crate) pool: PgPool,
+    pub(crate) files: Files,
+    pub(crate) links: SignedLinks,
+    pub(crate) callers: Arc<Callers>,
+    pub(crate) changes: Changes,
+    pub(crate) limits: Limits,
+    /// A permit for each request that may wait long: an event stream or a long poll.
+    pub(crate) waiting: Arc<Semaphore>,
+    pub(crate) drain: CancellationToken,
+}
+
+/// Bounds of requests. They are constants of the service; tests have shorter ones.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// From the first call to the broker until its confirm.
+    pub publish: Duration,
+    /// For writing a job down after it was published, so that its page is there from the first moment. Its event is tracked in
+    /// any case.
+    pub record: Duration,
+    /// The same while nothing is heard from the database.
+    pub record_unheard: Duration,
+    /// For the whole of a request's body.
+    pub body_read: Duration,
+    /// From the end of a request's headers to the start of its answer.
+    pub answer: Duration,
+    /// The longest `Prefer: wait`.
+    pub longest_wait: Duration,
+    /// Between two signs of life of an event stream.
+    pub keep_alive: Duration,
+    /// After which an event stream ends; its client resumes it.
+    pub stream_age: Duration,
+    /// For the answers that have begun when the process drains; less than the grace period of a shutdown.
+    pub last_wait: Duration,
+    /// Event streams and long polls at once; they are half of the connections that the server has.
+    pub waiting: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            publish: Duration::from_secs(1),
+            record: Duration::from_secs(2),
+            record_unheard: Duration::from_millis(250),
+            body_read: Duration::from_secs(8),
+            answer: Duration::from_secs(10),
+            longest_wait: Duration::from_secs(60),
+            keep_alive: Duration::from_secs(15),
+            stream_age: Duration::from_secs(600),
+            last_wait: Duration::from_secs(15),
+            waiting: 512,
+        }
+    }
+}
+
+impl App {
+    /// Puts together what the handlers share. When `drain` is cancelled, what waits is answered at once.
+    #[must_use]
+    #[expect(clippy::too_many_arguments, reason = "each is a part of its own, named once here and once in main")]
+    pub fn new(
+        publisher: &Publisher,
+        pool: PgPool,
+        files: Files,
+        links: SignedLinks,
+        callers: Callers,
+        changes: Changes,
+        limits: Limits,
+        drain: CancellationToken,
+    ) -> Self {
+        Self {
+            publisher: publisher.with_deadline(limits.publish),
+            pool,
+            files,
+            links,
+            callers: Arc::new(callers),
+            changes,
+            limits,
+            waiting: Arc::new(Semaphore::new(limits.waiting)),
+            drain,
+        }
+    }
+
+    /// How many requests may wait long at the moment: event streams and long polls.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.limits.waiting - self.waiting.available_permits()
+    }
+}

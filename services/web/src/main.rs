@@ -1,0 +1,52 @@
+//! The HTTP API of Postroom.
+
+use anyhow::Context;
+use pipeline::Broker;
+use service::{Health, Shutdown, Tasks, telemetry};
+use store::{Files, SignedLinks};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use web::{App, Callers, Changes, DEFAULTS, Limits, Settings, Tracker};
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = service::settings::load(DEFAULTS)?;
+    let metrics = telemetry::start(&settings.log)?;
+    let shutdown = Shutdown::on_signals(&settings.shutdown)?;
+
+    let callers = Callers::new(&settings.callers)?;
+    let pool = store::connect(&settings.database).context("read the settings of the database")?;
+    let files = Files::open(&settings.files).context("open the files")?;
+    let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
+    let broker = Broker::start(&settings.broker, "web").context("read the settings of the broker")?;
+    let changes = Changes::default();
+
+    let drain = || shutdown.drain.clone();
+    let app =
+        App::new(&broker.publisher(), pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
+    let listener =
+        TcpListener::bind(settings.http.listen).await.with_context(|| format!("listen on {}", settings.http.listen))?;
+
+    let health = Health::new(&settings.health, metrics)
+        .part("publishing", broker.publishing_readiness())
+        .part("tracking", broker.consuming_readiness())
+        .part("database", changes.readiness());
+    let stop_health = CancellationToken::new();
+    let health = tokio::spawn(health.serve(stop_health.clone()));
+
+    let mut tasks = Tasks::default();
+    tasks.spawn("http", ended(web::serve(listener, app, service::http::Limits::default())));
+    tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
+    tasks.spawn("changes", ended(changes.listen(pool, drain())));
+
+    let outcome = tasks.finish(&shutdown).await;
+    broker.close().await;
+    stop_health.cancel();
+    health.await.context("run the health server")?.and(outcome)
+}
+
+/// A task that cannot fail, only end.
+async fn ended(task: impl Future<Output = ()>) -> anyhow::Result<()> {
+    task.await;
+    Ok(())
+}

@@ -1,0 +1,272 @@
+//! Everything that can go wrong in a request: one enum, one status mapping, one answer (RFC 9457).
+
+use axum::Json;
+use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use pipeline::PublishError;
+use serde::Serialize;
+use store::{DatabaseError, FilesError};
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+/// Why a request was not done.
+#[derive(Debug)]
+pub(crate) enum Problem {
+    /// No token, or (`given`) one that is nobody's.
+    Unauthenticated {
+        /// Whether the request had an `Authorization` header.
+        given: bool,
+    },
+    /// A signed link that was not made here, or not for this report.
+    LinkInvalid,
+    /// A signed link whose time is over.
+    LinkExpired,
+    /// No such address.
+    UnknownRoute,
+    /// Nothing there that is the caller's. What belongs to somebody else gets the same answer.
+    NotFound(&'static str),
+    /// The address has other methods; `Allow` says which.
+    MethodNotAllowed,
+    /// The body did not arrive in time.
+    BodyLate,
+    /// The body is larger than so many bytes.
+    BodyTooLarge(usize),
+    /// The body is not declared to be JSON.
+    NotJson,
+    /// The body is compressed.
+    Compressed,
+    /// The body is no JSON text.
+    Malformed(String),
+    /// The body is JSON, but not what is asked for here.
+    Invalid(Vec<FieldError>),
+    /// The broker took nothing.
+    BrokerUnavailable(PublishError),
+    /// The broker did not say whether it took the job, which may therefore run.
+    OutcomeUnknown(Uuid),
+    /// The queue is full.
+    QueueFull(PublishError),
+    /// Nothing on the broker takes this kind of job.
+    NoQueue(PublishError),
+    /// The database did not answer, and may later.
+    DatabaseUnavailable(DatabaseError),
+    /// The store of files did not answer, and may later.
+    FilesUnavailable(FilesError),
+    /// As many streams are open as may be.
+    TooManyStreams,
+    /// The answer was not ready in time.
+    Late,
+    /// A defect. The cause is for the log only.
+    Internal(anyhow::Error),
+    /// A handler panicked; the panic hook has logged it.
+    Panicked,
+}
+
+/// What is wrong with one field of a body.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct FieldError {
+    /// The path of the field, for example `period.from`; empty for the body itself.
+    pub(crate) field: String,
+    /// What is wrong with it.
+    pub(crate) detail: String,
+}
+
+/// A problem on the wire (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(crate) struct ProblemBody {
+    /// What kind of problem: what a program switches on. It never changes its meaning.
+    #[serde(rename = "type")]
+    #[schema(example = "/problems/validation")]
+    kind: String,
+    /// The kind in words; the same for all of its kind.
+    title: &'static str,
+    /// The status of the response.
+    status: u16,
+    /// This case, for a person.
+    detail: String,
+    /// The fields that are wrong, of a `/problems/validation`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<FieldError>,
+    /// Where the job will show if it was taken, of an `/problems/outcome-unknown`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<String>,
+}
+
+impl Problem {
+    /// Name (the end of the type), status and title.
+    fn kind(&self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::Unauthenticated { .. } => ("unauthenticated", StatusCode::UNAUTHORIZED, "Who calls is not known"),
+            Self::LinkInvalid => ("link-invalid", StatusCode::FORBIDDEN, "The link is not valid"),
+            Self::LinkExpired => ("link-expired", StatusCode::FORBIDDEN, "The link has expired"),
+            Self::UnknownRoute | Self::NotFound(_) => ("not-found", StatusCode::NOT_FOUND, "There is nothing here"),
+            Self::MethodNotAllowed => {
+                ("method-not-allowed", StatusCode::METHOD_NOT_ALLOWED, "The method is not known here")
+            }
+            Self::BodyLate => ("body-late", StatusCode::REQUEST_TIMEOUT, "The body came too slowly"),
+            Self::BodyTooLarge(_) => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
+            Self::NotJson | Self::Compressed => (
+                "unsupported-media-type",
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "The body is of a type that is not taken",
+            ),
+            Self::Malformed(_) => ("malformed-json", StatusCode::BAD_REQUEST, "The body is no JSON"),
+            Self::Invalid(_) => ("validation", StatusCode::UNPROCESSABLE_ENTITY, "The body has fields that are wrong"),
+            Self::BrokerUnavailable(_) => {
+                ("broker-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Work cannot be taken at the moment")
+            }
+            Self::OutcomeUnknown(_) => {
+                ("outcome-unknown", StatusCode::SERVICE_UNAVAILABLE, "It is not known whether the work was taken")
+            }
+            Self::QueueFull(_) => ("queue-full", StatusCode::SERVICE_UNAVAILABLE, "Too much work is waiting"),
+            Self::NoQueue(_) => ("no-queue", StatusCode::SERVICE_UNAVAILABLE, "Nobody takes this kind of work"),
+            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) => {
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be read at the moment")
+            }
+            Self::TooManyStreams => ("too-many-streams", StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open"),
+            Self::Late => ("late", StatusCode::SERVICE_UNAVAILABLE, "The answer was not ready in time"),
+            Self::Internal(_) | Self::Panicked => {
+                ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Something went wrong here")
+            }
+        }
+    }
+
+    /// This case in words. It holds nothing of a cause that is ours.
+    fn detail(&self) -> String {
+        match self {
+            Self::Unauthenticated { given: false } => "send a token as \"Authorization: Bearer <token>\"".to_owned(),
+            Self::Unauthenticated { given: true } => {
+                "the Authorization header is not one bearer token of a caller".to_owned()
+            }
+            Self::LinkInvalid => "the address was changed, or is not one that this server made".to_owned(),
+            Self::LinkExpired => "ask for the report with a token, or have it made again".to_owned(),
+            Self::UnknownRoute => "no such address; GET /openapi.json lists those there are".to_owned(),
+            Self::NotFound(what) => format!("no such {what}"),
+            Self::MethodNotAllowed => "see the Allow header".to_owned(),
+            Self::BodyLate => "send the body at once".to_owned(),
+            Self::BodyTooLarge(limit) => format!("a body has at most {limit} bytes here"),
+            Self::NotJson => "the Content-Type must be application/json, in UTF-8".to_owned(),
+            Self::Compressed => "the body must not have a Content-Encoding".to_owned(),
+            Self::Malformed(detail) => detail.clone(),
+            Self::Invalid(_) => "see errors".to_owned(),
+            Self::BrokerUnavailable(_) => "nothing was started; try again".to_owned(),
+            Self::OutcomeUnknown(_) => "the work may have been started; asking again may do it twice".to_owned(),
+            Self::QueueFull(_) => "nothing was started; try again later".to_owned(),
+            Self::NoQueue(_) => "nothing was started; an operator must look at it".to_owned(),
+            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) => "try again".to_owned(),
+            Self::TooManyStreams => "try again, or ask without a stream".to_owned(),
+            Self::Late => "what was asked for may have been done all the same".to_owned(),
+            Self::Internal(_) | Self::Panicked => "it has been noted and is no fault of the request".to_owned(),
+        }
+    }
+
+    /// After how many seconds to try again. Every 503 says so.
+    fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::NoQueue(_) => Some(60),
+            Self::QueueFull(_) => Some(30),
+            _ if self.kind().1 == StatusCode::SERVICE_UNAVAILABLE => Some(5),
+            _ => None,
+        }
+    }
+
+    /// Tells an operator why, once. What a person must mend is an error; what passes is a warning.
+    fn log(&self, name: &str) {
+        match self {
+            Self::BrokerUnavailable(error) | Self::QueueFull(error) => {
+                tracing::warn!(problem = name, error = chain(error), "a request failed");
+            }
+            Self::NoQueue(error) => tracing::error!(problem = name, error = chain(error), "a request failed"),
+            Self::DatabaseUnavailable(error) => {
+                tracing::warn!(problem = name, error = chain(error), "a request failed")
+            }
+            Self::FilesUnavailable(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
+            Self::OutcomeUnknown(job) => tracing::warn!(problem = name, job.id = %job, "a request failed"),
+            Self::Internal(error) => tracing::error!(problem = name, error = format!("{error:#}"), "a request failed"),
+            Self::Late | Self::TooManyStreams => tracing::warn!(problem = name, "a request failed"),
+            _ => {}
+        }
+    }
+
+    /// A problem of the body with one field.
+    #[must_use]
+    pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self::Invalid(vec![FieldError { field: field.into(), detail: detail.into() }])
+    }
+
+    /// Why the job `id` is not known to be on its queue.
+    #[must_use]
+    pub(crate) fn of_publish(error: PublishError, id: Uuid) -> Self {
+        match error {
+            PublishError::NotConnected | PublishError::Blocked | PublishError::WindowFull => {
+                Self::BrokerUnavailable(error)
+            }
+            PublishError::Returned { .. } => Self::NoQueue(error),
+            PublishError::Nacked { .. } => Self::QueueFull(error),
+            PublishError::Unconfirmed => Self::OutcomeUnknown(id),
+            PublishError::Encode(_) => Self::Internal(error.into()),
+        }
+    }
+}
+
+impl From<DatabaseError> for Problem {
+    fn from(error: DatabaseError) -> Self {
+        if error.is_transient() { Self::DatabaseUnavailable(error) } else { Self::Internal(error.into()) }
+    }
+}
+
+impl From<FilesError> for Problem {
+    fn from(error: FilesError) -> Self {
+        if error.is_transient() { Self::FilesUnavailable(error) } else { Self::Internal(error.into()) }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let (name, status, title) = self.kind();
+        self.log(name);
+        let (detail, retry_after) = (self.detail(), self.retry_after());
+        let (errors, job) = match &self {
+            Self::Invalid(errors) => (errors.clone(), None),
+            Self::OutcomeUnknown(id) => (Vec::new(), Some(format!("/v1/jobs/{id}"))),
+            _ => (Vec::new(), None),
+        };
+        let body =
+            ProblemBody { kind: format!("/problems/{name}"), title, status: status.as_u16(), detail, errors, job };
+        let mut response = (status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = retry_after {
+            headers.insert(RETRY_AFTER, seconds.into());
+        }
+        match self {
+            Self::Unauthenticated { given } => {
+                let challenge = if given {
+                    r#"Bearer realm="postroom", error="invalid_token""#
+                } else {
+                    r#"Bearer realm="postroom""#
+                };
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            }
+            Self::NotJson => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),
+            Self::Compressed => _ = headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity")),
+            // What is still to come of the body is not waited for.
+            Self::BodyLate | Self::BodyTooLarge(_) => _ = headers.insert(CONNECTION, HeaderValue::from_static("close")),
+            _ => {}
+        }
+        response
+    }
+}
+
+/// An error with its sources, as one line of a log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,154 @@
+//! The events of a job as they happen, as server-sent events.
+
+use std::convert::Infallible;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::sse::{self, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, StreamExt, stream};
+use store::DatabaseError;
+use store::jobs::JobRow;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::App;
+use crate::callers::Caller;
+use crate::changes::Watched;
+use crate::problem::{Problem, ProblemBody};
+use crate::routes::Id;
+use crate::routes::jobs::EventView;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+/// Proxies that know it then pass each event on at once.
+const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+/// How long a client waits before it comes back after a stream broke off.
+const RECONNECT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// The events of a job as they happen, as server-sent events.
+///
+/// `id` is the event's number, `event` its type, `data` the event as JSON. With `Last-Event-ID` the stream goes on after that
+/// event, on any server. It ends after the final event; asking again after that one is answered with 204, which tells a browser
+/// to stop. Of the reports of progress the latest is kept: who resumes may find numbers left out.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}/events",
+    tag = "jobs",
+    params(
+        ("id" = Uuid, Path, description = "The job's id"),
+        ("Last-Event-ID" = Option<i64>, Header, description = "The number of the last event that was received"),
+    ),
+    responses(
+        (status = 200, description = "The events", body = EventView, content_type = "text/event-stream"),
+        (status = 204, description = "The job is final, and there is nothing after that event"),
+        (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "Too many streams are open, or what is stored cannot be read at the moment", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ),
+    security(("token" = []))
+)]
+pub(crate) async fn stream(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let permit = app.waiting.clone().try_acquire_owned().map_err(|_| Problem::TooManyStreams)?;
+    let watched = app.changes.watch(id);
+    let job = store::jobs::find_job(&app.pool, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
+    let seen = last_event_id(&headers);
+    if job.state.is_final() && seen >= job.last_number {
+        return Ok(StatusCode::NO_CONTENT.into_response());
+    }
+    let follower = Follower {
+        app: app.clone(),
+        id,
+        owner: caller.id().to_owned(),
+        watched,
+        seen,
+        failing: false,
+        _permit: permit,
+    };
+    let first = stream::once(async { Ok(sse::Event::default().retry(RECONNECT)) });
+    let end = app.drain.clone().cancelled_owned();
+    let events = first.chain(follow(follower)).take_until(end);
+    let keep_alive = KeepAlive::new().interval(app.limits.keep_alive);
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    response.headers_mut().insert(X_ACCEL_BUFFERING, HeaderValue::from_static("no"));
+    Ok(response)
+}
+
+/// What a browser sends when it comes back. What is no number is no event of ours: then from the beginning.
+fn last_event_id(headers: &HeaderMap) -> i64 {
+    headers.get(LAST_EVENT_ID).and_then(|value| value.to_str().ok()?.trim().parse().ok()).unwrap_or(0)
+}
+
+/// One stream: how far it has come, and what keeps it awake.
+struct Follower {
+    app: App,
+    id: Uuid,
+    owner: String,
+    watched: Watched,
+    seen: i64,
+    failing: bool,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The events after `seen`, until the final one was sent or the stream is old.
+fn follow(follower: Follower) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+    let end = Instant::now() + follower.app.limits.stream_age;
+    let batches = stream::unfold(Some(follower), move |follower| async move {
+        let mut follower = follower?;
+        loop {
+            match follower.look().await {
+                Ok((events, done)) => {
+                    follower.failing = false;
+                    if done || !events.is_empty() {
+                        return Some((events, (!done).then_some(follower)));
+                    }
+                }
+                // A stream that ended now would be asked for again, get a 503, and a browser would give up for good.
+                Err(error) => {
+                    if !follower.failing {
+                        let error = format!("{:#}", anyhow::Error::new(error));
+                        tracing::warn!(job.id = %follower.id, error, "read events for a stream: trying again");
+                    }
+                    follower.failing = true;
+                }
+            }
+            if Instant::now() >= end {
+                return None;
+            }
+            tokio::select! {
+                () = follower.watched.changed() => {}
+                () = tokio::time::sleep_until(end) => return None,
+            }
+        }
+    });
+    batches.flat_map(stream::iter)
+}
+
+impl Follower {
+    /// What is new, and whether nothing comes after it.
+    async fn look(&mut self) -> Result<(Vec<Result<sse::Event, Infallible>>, bool), DatabaseError> {
+        // The job first: whatever made it final is then among the events.
+        let job: Option<JobRow> = store::jobs::find_job(&self.app.pool, self.id, &self.owner).await?;
+        let Some(job) = job else { return Ok((Vec::new(), true)) };
+        if job.last_number <= self.seen {
+            return Ok((Vec::new(), job.state.is_final()));
+        }
+        let rows = store::jobs::events_after(&self.app.pool, self.id, self.seen).await?;
+        let mut events = Vec::with_capacity(rows.len());
+        for row in rows {
+            self.seen = row.number;
+            let event = sse::Event::default().id(row.number.to_string()).event(row.event_type.as_str());
+            match event.json_data(EventView::of(row)) {
+                Ok(event) => events.push(Ok(event)),
+                Err(error) => tracing::error!(job.id = %self.id, %error, "write an event as JSON"),
+            }
+        }
+        Ok((events, job.state.is_final()))
+    }
+}

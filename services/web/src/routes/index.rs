@@ -1,0 +1,24 @@
+//! `GET /`: where everything is.
+
+use axum::Json;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Where everything is.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Index {
+    /// `postroom`.
+    name: &'static str,
+    /// The description of this API, OpenAPI 3.1.
+    #[schema(example = "/openapi.json")]
+    description: &'static str,
+    /// Where reports are asked for, by POST.
+    #[schema(example = "/v1/reports")]
+    reports: &'static str,
+}
+
+/// Where everything is.
+#[utoipa::path(get, path = "/", tag = "index", responses((status = 200, description = "The addresses to begin with", body = Index)))]
+pub(crate) async fn index() -> Json<Index> {
+    Json(Index { name: "postroom", description: "/openapi.json", reports: "/v1/reports" })
+}

@@ -1,0 +1,176 @@
+//! Jobs: where one stands, asked once or waited for.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use store::jobs::JobRow;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use crate::App;
+use crate::callers::Caller;
+use crate::problem::{Problem, ProblemBody};
+use crate::routes::Id;
+
+mod view;
+
+pub(crate) use view::{EventView, JobView};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+
+/// Where a job stands.
+///
+/// With `If-None-Match` a job that has not changed is answered with 304. With `Prefer: wait=N` the answer is held back until
+/// the job differs from that, or without `If-None-Match` until it is final; at most N seconds and 60.
+#[utoipa::path(
+    get,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(
+        ("id" = Uuid, Path, description = "The job's id"),
+        ("Prefer" = Option<String>, Header, description = "`wait=N`: hold the answer back up to N seconds", example = "wait=30"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of what is known already"),
+    ),
+    responses(
+        (status = 200, description = "The job", body = JobView, headers(
+            ("ETag" = String, description = "Changes with every event of the job"),
+            ("Preference-Applied" = String, description = "`wait=N`, when the answer was held back"),
+        )),
+        (status = 304, description = "The job has not changed"),
+        (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "What is stored cannot be read at the moment", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ),
+    security(("token" = []))
+)]
+pub(crate) async fn show(
+    State(app): State<App>,
+    caller: Caller,
+    Id(id): Id,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    // Who asks to wait while nobody more may is answered at once, which a preference allows.
+    let asked = preferred_wait(&headers).map(|wait| wait.min(app.limits.longest_wait));
+    let permit = asked.and_then(|_| app.waiting.clone().try_acquire_owned().ok());
+    let wait = asked.filter(|_| permit.is_some());
+    let job = match wait {
+        None => store::jobs::find_job(&app.pool, id, caller.id()).await?,
+        Some(wait) => wait_for_change(&app, id, caller.id(), &headers, wait).await?,
+    };
+    let job = job.ok_or(Problem::NotFound("job"))?;
+    drop(permit);
+
+    let etag = etag_of(&job);
+    let mut response = if matches_etag(&headers, &etag) {
+        StatusCode::NOT_MODIFIED.into_response()
+    } else {
+        let events = store::jobs::events_after(&app.pool, id, 0).await?;
+        Json(JobView::of(job, events)).into_response()
+    };
+    let text = |text: String| HeaderValue::try_from(text).map_err(|error| Problem::Internal(error.into()));
+    response.headers_mut().insert(ETAG, text(etag)?);
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
+    if let Some(wait) = wait {
+        response.headers_mut().insert(PREFERENCE_APPLIED, text(format!("wait={}", wait.as_secs()))?);
+    }
+    Ok(response)
+}
+
+/// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains.
+async fn wait_for_change(
+    app: &App,
+    id: Uuid,
+    owner: &str,
+    headers: &HeaderMap,
+    wait: Duration,
+) -> Result<Option<JobRow>, Problem> {
+    let end = Instant::now() + wait;
+    let known = headers.contains_key(IF_NONE_MATCH);
+    let mut watched = app.changes.watch(id);
+    loop {
+        let Some(job) = store::jobs::find_job(&app.pool, id, owner).await? else {
+            return Ok(None);
+        };
+        let news = known && !matches_etag(headers, &etag_of(&job));
+        if news || job.state.is_final() || app.drain.is_cancelled() || Instant::now() >= end {
+            return Ok(Some(job));
+        }
+        // However the wait ends, one last look decides.
+        let _ended = app.drain.run_until_cancelled(timeout_at(end, watched.changed())).await;
+    }
+}
+
+/// Every event of a job has a number of its own, so the newest number says which state of the job it is.
+fn etag_of(job: &JobRow) -> String {
+    format!("\"{}\"", job.last_number)
+}
+
+/// Whether `If-None-Match` names the tag; compared weakly (RFC 9110, 13.1.2).
+pub(crate) fn matches_etag(headers: &HeaderMap, etag: &str) -> bool {
+    let opaque = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    let values = headers.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|tag| tag.trim() == "*" || opaque(tag) == opaque(etag))
+}
+
+/// The `wait` of `Prefer` (RFC 7240). What cannot be read is no preference; the first of several counts.
+fn preferred_wait(headers: &HeaderMap) -> Option<Duration> {
+    let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
+    let mut waits = values.flat_map(|value| value.split(',')).filter_map(|preference| {
+        let (name, value) = preference.split(';').next()?.split_once('=')?;
+        name.trim().eq_ignore_ascii_case("wait").then(|| value.trim().trim_matches('"').to_owned())
+    });
+    waits.next()?.parse().ok().map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::http::header::IF_NONE_MATCH;
+    use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+    use super::{PREFER, matches_etag, preferred_wait};
+
+    fn headers(name: HeaderName, values: &[&'static str]) -> HeaderMap {
+        values.iter().map(|value| (name.clone(), HeaderValue::from_static(value))).fold(
+            HeaderMap::new(),
+            |mut headers, (name, value)| {
+                headers.append(name, value);
+                headers
+            },
+        )
+    }
+
+    #[test]
+    fn a_wait_is_read_from_among_other_preferences() {
+        let wait = |values: &[&'static str]| preferred_wait(&headers(PREFER, values)).map(|wait| wait.as_secs());
+        assert_eq!(wait(&["wait=10"]), Some(10));
+        assert_eq!(wait(&["respond-async, Wait=\"20\"; foo=bar"]), Some(20));
+        assert_eq!(wait(&["respond-async", "wait=30"]), Some(30));
+        for none in [&[] as &[&'static str], &["wait"], &["wait="], &["wait=-1"], &["wait=ten"], &["await=10"]] {
+            assert_eq!(wait(none), None, "{none:?}");
+        }
+        assert_eq!(
+            preferred_wait(&headers(PREFER, &["wait=18446744073709551615"])),
+            Some(Duration::from_secs(u64::MAX))
+        );
+    }
+
+    #[test]
+    fn a_tag_is_found_in_a_list_strong_or_weak() {
+        let known = |values: &[&'static str]| matches_etag(&headers(IF_NONE_MATCH, values), "\"7\"");
+        for same in [&["\"7\""] as &[&'static str], &["W/\"7\""], &["\"6\", \"7\""], &["\"6\"", "\"7\""], &["*"]] {
+            assert!(known(same), "{same:?}");
+        }
+        for other in [&[] as &[&'static str], &["\"77\""], &["7"], &[""]] {
+            assert!(!known(other), "{other:?}");
+        }
+    }
+}

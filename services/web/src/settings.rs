@@ -1,0 +1,59 @@
+//! What `web` is told from outside. `defaults.toml` documents each.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use pipeline::BrokerSettings;
+use pipeline::jobs::{EmailAddress, PersonName};
+use secrecy::SecretString;
+use serde::Deserialize;
+use service::{HealthSettings, LogSettings, ShutdownSettings};
+use store::{DatabaseSettings, FilesSettings, LinkSettings};
+
+/// The documented defaults.
+pub const DEFAULTS: &str = include_str!("../defaults.toml");
+
+/// Every setting of the service.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// How it logs.
+    pub log: LogSettings,
+    /// Where health and metrics are served.
+    pub health: HealthSettings,
+    /// How long it may take to end.
+    pub shutdown: ShutdownSettings,
+    /// Where the API is served.
+    pub http: HttpSettings,
+    /// Where the broker is.
+    pub broker: BrokerSettings,
+    /// Where the database is.
+    pub database: DatabaseSettings,
+    /// Where the reports are.
+    pub files: FilesSettings,
+    /// How signed links are made.
+    pub links: LinkSettings,
+    /// Who may use the API, by id.
+    #[serde(default)]
+    pub callers: BTreeMap<String, CallerSettings>,
+}
+
+/// Where the API is served.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HttpSettings {
+    /// Address and port.
+    pub listen: SocketAddr,
+}
+
+/// One caller.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallerSettings {
+    /// What it sends as `Authorization: Bearer`; at least 20 characters, and no other caller's.
+    pub token: SecretString,
+    /// Where its mail goes. No request can name another address.
+    pub address: EmailAddress,
+    /// How its mail greets.
+    pub name: PersonName,
+}

@@ -1,0 +1,261 @@
+//! The API on a port of its own, with as much behind it as a test wants.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use backing::{Database, Vhost};
+use chrono::Utc;
+use pipeline::{Broker, BrokerState, topology};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use service::http;
+use store::jobs::{JobEvent, JobEventType, NewJob};
+use store::{Files, PgPool, SignedLinks};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+use web::{App, CallerSettings, Callers, Changes, Limits, Tracker};
+
+pub(crate) const ALICE: &str = "token-of-alice-0123456789";
+pub(crate) const BOB: &str = "token-of-bob-0123456789-";
+/// Long enough for a loaded machine; a test that waits this long has failed.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What stands behind an API.
+pub(crate) struct Behind {
+    pub(crate) broker_url: String,
+    pub(crate) database_url: String,
+    pub(crate) limits: Limits,
+    pub(crate) http: http::Limits,
+    /// Whether it hears the database's notices.
+    pub(crate) listens: bool,
+    /// Whether it consumes events.
+    pub(crate) tracks: bool,
+}
+
+impl Behind {
+    /// Neither broker nor database: their ports are closed.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            broker_url: format!("amqp://a:b@{}/none", closed_port()),
+            database_url: format!("postgres://a:b@{}/none", closed_port()),
+            limits: Limits::default(),
+            http: http::Limits::default(),
+            listens: false,
+            tracks: false,
+        }
+    }
+
+    pub(crate) fn broker(vhost: &Vhost) -> Self {
+        Self { broker_url: vhost.url("web"), ..Self::nothing() }
+    }
+
+    /// A database, and an ear for its notices.
+    pub(crate) fn database(database: &Database) -> Self {
+        Self { database_url: database.url(), listens: true, ..Self::nothing() }
+    }
+}
+
+/// A running API.
+pub(crate) struct Web {
+    pub(crate) address: SocketAddr,
+    pub(crate) pool: PgPool,
+    pub(crate) files: Files,
+    pub(crate) links: SignedLinks,
+    pub(crate) drain: CancellationToken,
+    pub(crate) client: Client,
+    app: App,
+    broker: Broker,
+    folder: PathBuf,
+    tasks: JoinSet<()>,
+}
+
+impl Web {
+    pub(crate) async fn start(behind: Behind) -> Self {
+        let folder = std::env::temp_dir().join(format!("postroom-web-{}", Uuid::new_v4()));
+        let settings = json!({"url": behind.database_url, "max_connections": 5});
+        let pool = store::connect(&serde_json::from_value(settings).unwrap()).unwrap();
+        let settings = json!({"url": format!("file://{}", folder.display())});
+        let files = Files::open(&serde_json::from_value(settings).unwrap()).unwrap();
+        let settings = json!({"base_url": "http://shop.example", "secret": "a secret of at least 32 bytes ..."});
+        let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
+        let settings = json!({"url": behind.broker_url, "time_scale": 0.05});
+        let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
+        let (changes, drain) = (Changes::default(), CancellationToken::new());
+        let app = App::new(
+            &broker.publisher(),
+            pool.clone(),
+            files.clone(),
+            links.clone(),
+            callers(),
+            changes.clone(),
+            behind.limits,
+            drain.clone(),
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(web::serve(listener, app.clone(), behind.http));
+        if behind.tracks {
+            tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
+        }
+        let live = changes.readiness();
+        if behind.listens {
+            tasks.spawn(changes.listen(pool.clone(), drain.clone()));
+            wait("the database's notices are heard", async || live().is_ok()).await;
+        }
+        let client = Client::builder().timeout(DEADLINE).build().unwrap();
+        Self { address, pool, files, links, drain, client, app, broker, folder, tasks }
+    }
+
+    /// The same, once it is connected to the broker.
+    pub(crate) async fn start_connected(behind: Behind) -> Self {
+        let web = Self::start(behind).await;
+        let state = web.broker.publishing_state();
+        wait("connected to the broker", async || state() == BrokerState::Connected).await;
+        web
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.drain.cancel();
+        timeout(DEADLINE, async { while self.tasks.join_next().await.transpose().unwrap().is_some() {} })
+            .await
+            .unwrap();
+        self.broker.close().await;
+        self.pool.close().await;
+        std::fs::remove_dir_all(&self.folder).unwrap();
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// How many requests wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.app.waiting()
+    }
+
+    /// Gets as Alice.
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.client.get(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
+    }
+
+    /// Asks for a report as Alice.
+    pub(crate) async fn post_report(&self, body: &Value) -> Response {
+        self.client.post(self.url("/v1/reports")).bearer_auth(ALICE).json(body).send().await.unwrap()
+    }
+}
+
+fn callers() -> Callers {
+    let caller = |token: &str, name: &str| CallerSettings {
+        token: token.into(),
+        address: format!("{}@shop.example", name.to_lowercase()).try_into().unwrap(),
+        name: name.to_owned().try_into().unwrap(),
+    };
+    let callers = [("alice", caller(ALICE, "Alice")), ("bob", caller(BOB, "Bob"))];
+    let callers: BTreeMap<String, CallerSettings> = callers.map(|(id, caller)| (id.to_owned(), caller)).into();
+    Callers::new(&callers).unwrap()
+}
+
+/// Where nothing listens.
+pub(crate) fn closed_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+pub(crate) async fn vhost() -> Vhost {
+    Vhost::create(&topology::definitions()).await
+}
+
+/// Ends a test with a tracker in it: what it had kept and not yet acked when it was stopped is back on its queues.
+pub(crate) async fn finish_tracked(vhost: Vhost, left: (&str, u32)) {
+    let mut expected = vec![left];
+    for queue in ["tracker.lifecycle", "tracker.progress", "tracker.dead_letters"] {
+        expected.push((queue, vhost.ready(queue).await.unwrap()));
+    }
+    vhost.finish(&expected).await;
+}
+
+/// A database with its tables.
+pub(crate) async fn database() -> Database {
+    let database = Database::create().await;
+    let pool = store::connect(&serde_json::from_value(json!({"url": database.url()})).unwrap()).unwrap();
+    store::MIGRATOR.run(&pool).await.unwrap();
+    pool.close().await;
+    database
+}
+
+/// Asks until the answer is yes.
+pub(crate) async fn wait(what: &str, question: impl AsyncFn() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !question().await {
+        assert!(Instant::now() < end, "not within {} s: {what}", DEADLINE.as_secs());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+pub(crate) fn november() -> Value {
+    json!({"report": "sales", "period": {"from": "2025-11-01", "to": "2025-11-30"}})
+}
+
+/// Checks that an answer is a problem of that status and kind, with the headers that every answer has.
+pub(crate) async fn problem(response: Response, status: u16, kind: &str) -> Value {
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    assert_eq!(response.headers().contains_key("retry-after"), status == 503);
+    let given = response.status();
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(
+        (given, &body["type"]),
+        (StatusCode::from_u16(status).unwrap(), &json!(format!("/problems/{kind}"))),
+        "{body}"
+    );
+    assert_eq!(body["status"], status);
+    body
+}
+
+/// A job of Alice's in the store, and its life as a test tells it.
+pub(crate) struct Told {
+    pub(crate) id: Uuid,
+    pool: PgPool,
+    run: Uuid,
+    sequence: u32,
+}
+
+impl Told {
+    pub(crate) async fn queued(web: &Web) -> Self {
+        let id = Uuid::now_v7();
+        let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
+        store::jobs::record_queued(&web.pool, &job).await.unwrap();
+        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), sequence: 0 }
+    }
+
+    /// The next event of its first run.
+    pub(crate) async fn tell(&mut self, event_type: JobEventType, data: Value) {
+        self.sequence += 1;
+        let event = JobEvent {
+            event_id: Uuid::now_v7(),
+            job_id: self.id,
+            job_kind: "report.render".to_owned(),
+            owner: Some("alice".to_owned()),
+            event_type,
+            run_id: Some(self.run),
+            replays: 0,
+            attempt: 1,
+            redeliveries: 0,
+            sequence: self.sequence,
+            worker: Some("pdf-report@10.0.0.7:1".to_owned()),
+            at: Utc::now(),
+            data,
+        };
+        store::jobs::apply_event(&self.pool, &event).await.unwrap();
+    }
+
+    pub(crate) fn path(&self) -> String {
+        format!("/v1/jobs/{}", self.id)
+    }
+}

@@ -1,0 +1,16 @@
+//! The API over real connections, against a real RabbitMQ and PostgreSQL: `compose/up rabbitmq postgres` starts them.
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, and does not see that these are their helpers"
+)]
+
+mod accept;
+mod binary;
+mod broker_faults;
+mod download;
+mod harness;
+mod limits;
+mod openapi;
+mod status;
+mod stream;
+mod tracking;

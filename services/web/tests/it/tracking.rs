@@ -1,0 +1,100 @@
+use chrono::Utc;
+use lapin::options::{BasicGetOptions, BasicRejectOptions};
+use pipeline::events::{JobReference, Progress, RunReference};
+use pipeline::{Broker, Event, EventBody, TrackError, TrackEvents};
+use serde_json::{Value, json};
+use uuid::Uuid;
+use web::Tracker;
+
+use crate::harness::{Behind, Web, closed_port, database, finish_tracked, november, vhost, wait};
+
+/// Asks for a report; its id.
+async fn ask(web: &Web) -> Uuid {
+    let accepted: Value = web.post_report(&november()).await.json().await.unwrap();
+    accepted["id"].as_str().unwrap().parse().unwrap()
+}
+
+async fn show(web: &Web, id: Uuid) -> Value {
+    web.get(&format!("/v1/jobs/{id}")).await.json().await.unwrap()
+}
+
+#[tokio::test]
+async fn what_a_worker_tells_is_shown() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
+    let web = Web::start_connected(behind).await;
+    let id = ask(&web).await;
+    let settings = json!({"url": vhost.url("pdf-report"), "time_scale": 0.05});
+    let worker = Broker::start(&serde_json::from_value(settings).unwrap(), "pdf-report").unwrap();
+    let run = Uuid::now_v7();
+    let tell = |sequence: u32, body: EventBody| {
+        let (publisher, owner) = (worker.publisher(), Some("alice".to_owned()));
+        let job = JobReference { id, kind: "report.render".to_owned(), owner };
+        let worker = "pdf-report@host:1".to_owned();
+        let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence };
+        let event = Event::new(job, Some(run), body);
+        async move { publisher.publish_event(&event).await }
+    };
+    wait("the worker is connected", async || tell(1, EventBody::Started {}).await.is_ok()).await;
+    let progress = Progress { phase: "orders".to_owned(), done: 7, total: 10 };
+    tell(2, EventBody::Progressed { progress }).await.unwrap();
+    wait("the progress is shown", async || show(&web, id).await["progress"]["done"] == 7).await;
+    tell(3, EventBody::Succeeded { result: json!({"pages": 4}) }).await.unwrap();
+    wait("the result is shown", async || show(&web, id).await["result"]["pages"] == 4).await;
+    let job = show(&web, id).await;
+    assert_eq!((&job["state"], &job["attempt"]), (&json!("succeeded"), &json!(1)));
+    let types = |run: &Value| -> Vec<String> {
+        run["events"].as_array().unwrap().iter().map(|event| event["type"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(types(&job["timeline"][0]), ["job.queued"]);
+    assert_eq!(types(&job["timeline"][1]), ["job.started", "job.succeeded"]);
+    assert_eq!(job["timeline"][1]["run_id"], run.to_string());
+    worker.close().await;
+    web.stop().await;
+    finish_tracked(vhost, ("report.normal", 1)).await;
+}
+
+#[tokio::test]
+async fn a_job_that_the_broker_gave_up_is_shown_as_dead() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
+    let web = Web::start_connected(behind).await;
+    let before = Utc::now();
+    let id = ask(&web).await;
+    // A consumer of another make that gives up, as the contract lets it.
+    let got = vhost.channel().basic_get("report.normal".into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    got.delivery.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    wait("the job is dead", async || show(&web, id).await["state"] == "dead").await;
+    let job = show(&web, id).await;
+    assert_eq!(job["error"], json!({"kind": "rejected"}));
+    let finished: chrono::DateTime<Utc> = job["finished_at"].as_str().unwrap().parse().unwrap();
+    assert!(finished >= before, "{job}");
+    let poll = web
+        .client
+        .get(web.url(&format!("/v1/jobs/{id}/events")))
+        .bearer_auth(crate::harness::ALICE)
+        .send()
+        .await
+        .unwrap();
+    assert!(poll.text().await.unwrap().contains("event: job.dead"));
+    web.stop().await;
+    finish_tracked(vhost, ("report.dead", 1)).await;
+}
+
+#[tokio::test]
+async fn an_event_outlives_a_database_that_is_away_or_cannot_be_entered() {
+    let database = database().await;
+    let event = |kind: &str| {
+        let job = JobReference { id: Uuid::now_v7(), kind: kind.to_owned(), owner: None };
+        Event::new(job, None, EventBody::Queued {})
+    };
+    let tracker =
+        |url: String| Tracker::new(store::connect(&serde_json::from_value(json!({"url": url})).unwrap()).unwrap());
+    let away = tracker(format!("postgres://a:b@{}/none", closed_port()));
+    let missing = tracker(format!("{}_not_yet", database.url()));
+    for tracker in [away, missing] {
+        let error = tracker.event(event("report.render")).await.unwrap_err();
+        assert!(matches!(error, TrackError::Later(_)), "{error}");
+    }
+    tracker(database.url()).event(event("report.render")).await.unwrap();
+}
