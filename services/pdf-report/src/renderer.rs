@@ -28,9 +28,9 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 1 GiB, 60 s of processor time, 120 s by the clock: a report of 5,000 rows takes half of the memory and 3 s.
+    /// 1 GiB, 60 s of processor time, 75 s by the clock: a report of 5,000 rows takes half of the memory and 3 s.
     fn default() -> Self {
-        Self { memory_bytes: 1024 * 1024 * 1024, cpu: Duration::from_secs(60), wall: Duration::from_secs(120) }
+        Self { memory_bytes: 1024 * 1024 * 1024, cpu: Duration::from_secs(60), wall: Duration::from_secs(75) }
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::FieldTable;
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Consumer, ErrorKind};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +19,8 @@ use crate::connection::{Link, LinkState, up};
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two tries to consume over a link that is up, for example while the queue is missing.
 const PAUSE: Duration = Duration::from_millis(500);
+/// How often a channel is looked at that reports nothing.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What to consume and how.
 pub(crate) struct Consume {
@@ -40,6 +42,22 @@ enum ConsumeError {
     Late(#[from] tokio::time::error::Elapsed),
 }
 
+impl ConsumeError {
+    fn is_missing_queue(&self) -> bool {
+        const NOT_FOUND: u16 = 404;
+        matches!(self, Self::Broker(error) if matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND))
+    }
+}
+
+/// Ends when the channel is no longer open. The broker may close it alone (a consumer timeout), and while every permit is taken
+/// nobody reads the consumer that would tell.
+async fn closed(channel: &Channel) {
+    let mut look = tokio::time::interval(LOOK);
+    while channel.status().connected() {
+        look.tick().await;
+    }
+}
+
 impl Consume {
     /// Hands each delivery to `handle`, with a token that is cancelled when the delivery can no longer be settled; `handle`
     /// settles it. Returns when drained: what was begun is finished, what was not is given back.
@@ -57,6 +75,10 @@ impl Consume {
             }
             if let Err(error) = result {
                 tracing::warn!(queue = self.queue, %error, "consume");
+                if error.is_missing_queue() {
+                    // Somebody deleted it. A new connection declares it again.
+                    link.lost.cancel();
+                }
             }
             drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
         }
@@ -110,6 +132,7 @@ impl Consume {
                 biased;
                 () = self.drain.cancelled() => return self.give_back(channel, consumer, None).await,
                 () = lost.cancelled() => return Ok(()),
+                () = closed(channel) => return Ok(()),
                 delivery = consumer.next() => match delivery {
                     Some(delivery) => delivery?,
                     None => return Ok(()),
@@ -119,6 +142,7 @@ impl Consume {
                 biased;
                 () = self.drain.cancelled() => return self.give_back(channel, consumer, Some(delivery)).await,
                 () = lost.cancelled() => return Ok(()),
+                () = closed(channel) => return Ok(()),
                 permit = Arc::clone(&self.permits).acquire_owned() => permit.expect("the semaphore is never closed"),
             };
             let handled = handle(delivery, lost.clone());

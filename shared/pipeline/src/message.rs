@@ -28,8 +28,8 @@ const DELIVERY_COUNT: &str = "x-delivery-count";
 const DEATHS: &str = "x-death";
 
 const JSON: &str = "application/json";
-/// An AMQP long string may be huge; a reason need not.
-const FAILURE_BYTES: usize = 2000;
+/// A reason may quote what a foreign publisher wrote, megabytes of it.
+pub(crate) const FAILURE_BYTES: usize = 2000;
 
 /// A job to publish.
 #[derive(Clone, Debug)]
@@ -146,6 +146,22 @@ pub(crate) struct FailureNote<'a> {
     pub(crate) attempt: u32,
 }
 
+/// A message's headers must fit one frame (128 KiB as a rule), and a copy needs room for its own: a copy that the broker
+/// refuses would be tried for ever.
+const FOREIGN_HEADER_BYTES: usize = 64 * 1024;
+
+fn approximate_bytes(value: &AMQPValue) -> usize {
+    match value {
+        AMQPValue::LongString(text) => text.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => bytes.as_slice().len(),
+        AMQPValue::FieldArray(list) => list.as_slice().iter().map(approximate_bytes).sum(),
+        AMQPValue::FieldTable(table) => {
+            table.inner().iter().map(|(name, value)| name.as_str().len() + approximate_bytes(value)).sum()
+        }
+        _ => 16,
+    }
+}
+
 /// The properties of a copy: those of the original, less the broker's own headers (4.x neither trusts nor carries `x-*`),
 /// with the failure noted. What is not ours stays as it is.
 pub(crate) fn copy_properties(
@@ -154,9 +170,17 @@ pub(crate) fn copy_properties(
     now: DateTime<Utc>,
 ) -> BasicProperties {
     let mut headers = FieldTable::default();
+    let mut room = FOREIGN_HEADER_BYTES;
     for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
-        if !name.as_str().starts_with("x-") {
-            headers.insert(name.clone(), value.clone());
+        if name.as_str().starts_with("x-") {
+            continue;
+        }
+        match room.checked_sub(name.as_str().len() + approximate_bytes(value)) {
+            Some(rest) => {
+                room = rest;
+                headers.insert(name.clone(), value.clone());
+            }
+            None => tracing::warn!(header = name.as_str(), "a header is too large to be carried on"),
         }
     }
     let mut set = |name: &'static str, text: &str| {
@@ -233,7 +257,7 @@ fn count(properties: &BasicProperties, name: &str) -> Option<u32> {
     }
 }
 
-fn clip(text: &str, bytes: usize) -> &str {
+pub(crate) fn clip(text: &str, bytes: usize) -> &str {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
@@ -291,6 +315,17 @@ mod tests {
         assert_eq!(copy.message_id(), original.message_id());
         let later = copy_properties(&copy, &note, early + chrono::Duration::hours(1));
         assert_eq!(text(&later, FIRST_FAILED_AT), text(&copy, FIRST_FAILED_AT));
+    }
+
+    #[test]
+    fn headers_that_would_not_fit_a_frame_are_left_behind() {
+        let mut headers = FieldTable::default();
+        headers.insert("huge".into(), AMQPValue::LongString("x".repeat(129_000).as_str().into()));
+        headers.insert("owner".into(), AMQPValue::LongString("alice".into()));
+        let original = job().properties("web").with_headers(headers);
+        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let copy = copy_properties(&original, &note, Utc::now());
+        assert_eq!((text(&copy, "huge"), text(&copy, OWNER).as_deref()), (None, Some("alice")));
     }
 
     #[test]

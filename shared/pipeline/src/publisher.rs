@@ -136,6 +136,13 @@ impl Publisher {
         Outgoing { exchange: EVENTS, routing_key, properties, body, mandatory: false }
     }
 
+    /// Has the connection rebuilt, which declares the topology again.
+    pub(crate) fn renew(&self) {
+        if let LinkState::Up(link) = &*self.link.borrow() {
+            link.lost.cancel();
+        }
+    }
+
     fn link(&self) -> Result<Arc<Link>, PublishError> {
         match &*self.link.borrow() {
             LinkState::Down { .. } => Err(PublishError::NotConnected),

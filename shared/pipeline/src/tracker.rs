@@ -7,6 +7,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,6 +19,7 @@ use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE, TRACKER_PROGRESS}
 
 /// Read ahead by a screenful; what is not acked waits in the broker.
 const PREFETCH: u16 = 64;
+const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -111,17 +113,20 @@ async fn keep<T: TrackEvents>(
     let settled = tokio::select! {
         biased;
         kept = kept => match kept {
-            Ok(()) => delivery.acker.ack(BasicAckOptions::default()).await,
+            Ok(()) => timeout(SETTLE_DEADLINE, delivery.acker.ack(BasicAckOptions::default())).await,
             Err(error) => {
                 tracing::error!(queue, %error, "an event cannot be kept: it goes to tracker.dead");
-                delivery.acker.reject(BasicRejectOptions { requeue: false }).await
+                timeout(SETTLE_DEADLINE, delivery.acker.reject(BasicRejectOptions { requeue: false })).await
             }
         },
         // Unsettled, the broker delivers it again when the channel closes.
         () = &mut stop => return,
     };
-    if let Err(error) = settled {
-        tracing::debug!(queue, %error, "settle an event");
+    // Unsettled, it comes again, and changes nothing.
+    match settled {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => tracing::debug!(queue, %error, "settle an event"),
+        Err(late) => tracing::warn!(queue, error = %late, "settle an event"),
     }
 }
 

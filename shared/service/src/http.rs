@@ -8,6 +8,7 @@ use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +32,9 @@ impl Default for Limits {
         Self { connections: 1024, header_read: Duration::from_secs(5), headers: 64, head_bytes: 16 * 1024 }
     }
 }
+
+/// How long written bytes may stay unacknowledged, or the peer's window closed (TCP_USER_TIMEOUT, RFC 5482).
+const WRITE_STALL: Duration = Duration::from_secs(10);
 
 /// How long accepting rests after an error that is not one connection's fault, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -68,8 +72,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
 }
 
 async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "set TCP_NODELAY");
+    let socket = SockRef::from(&stream);
+    // A client that takes nothing of its answer would keep its place for ever; hyper has no limit for writing.
+    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(WRITE_STALL))) {
+        tracing::debug!(%error, "set the options of a connection");
     }
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -63,18 +63,21 @@ impl Vhost {
         manage(method, &format!("{path}/{}{rest}", self.name), body).await
     }
 
-    /// Closes every client connection of this virtual host but the test's own, as an operator would.
-    pub async fn close_connections(&self) -> usize {
+    /// The names of the client connections of this virtual host but the test's own, as far as the management API knows.
+    pub async fn client_connections(&self) -> Vec<String> {
         let connections = self.manage(Method::GET, "vhosts", "/connections", None).await;
-        let mut closed = 0;
-        for connection in connections.as_array().into_iter().flatten() {
-            if connection["user"] != "operator" {
-                let name = connection["name"].as_str().expect("a name").replace(' ', "%20").replace('>', "%3E");
-                manage(Method::DELETE, &format!("connections/{name}"), None).await;
-                closed += 1;
-            }
+        let others = connections.as_array().into_iter().flatten().filter(|connection| connection["user"] != "operator");
+        others.filter_map(|connection| connection["name"].as_str()).map(ToOwned::to_owned).collect()
+    }
+
+    /// Closes them, as an operator would; how many there were.
+    pub async fn close_connections(&self) -> usize {
+        let names = self.client_connections().await;
+        for name in &names {
+            let name = name.replace(' ', "%20").replace('>', "%3E");
+            manage(Method::DELETE, &format!("connections/{name}"), None).await;
         }
-        closed
+        names.len()
     }
 
     /// Messages ready in a queue; `None` when there is no such queue.

@@ -111,7 +111,8 @@ impl Topology {
     }
 
     fn add_tracker(&mut self) {
-        let mut lifecycle = quorum(DELIVERY_LIMIT);
+        // Returned by every restart while the store is away; what can never be kept is rejected by name.
+        let mut lifecycle = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
         dead_letter(&mut lifecycle, "tracker.dead");
         self.add_queue(TRACKER_LIFECYCLE, lifecycle);
         // Literal, so that progress stays out.
@@ -125,7 +126,7 @@ impl Topology {
         self.add_queue(TRACKER_PROGRESS, progress);
         self.bind(EVENTS, "job.progressed", TRACKER_PROGRESS);
 
-        let mut letters = quorum(DELIVERY_LIMIT);
+        let mut letters = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
         dead_letter(&mut letters, "tracker.dead");
         self.add_queue(TRACKER_DEAD_LETTERS, letters);
         for row in WORKERS {

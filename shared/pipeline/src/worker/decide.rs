@@ -1,6 +1,7 @@
 //! What becomes of a job after a run: pure, and shown as a table by its tests.
 
 use crate::events::{FailureReport, Refusal};
+use crate::message::{FAILURE_BYTES, clip};
 use crate::policy::{RetryPolicy, Tier};
 
 use super::handler::{Done, Failure};
@@ -57,7 +58,10 @@ pub(crate) enum Decision {
 
 /// `time_scale` is what every wait of the policy is multiplied by, see [`crate::BrokerSettings`].
 pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy, time_scale: f64) -> Decision {
-    let report = |kind: FailureKind, reason: String| FailureReport { kind: kind.as_str().to_owned(), reason };
+    let report = |kind: FailureKind, reason: String| FailureReport {
+        kind: kind.as_str().to_owned(),
+        reason: clip(&reason, FAILURE_BYTES).to_owned(),
+    };
     let (failure, at_least) = match outcome {
         Outcome::Answered(Ok(done)) => return Decision::Succeed(done),
         Outcome::Answered(Err(Failure::Refused { code, reason })) => return Decision::Refuse(Refusal { code, reason }),
@@ -136,6 +140,15 @@ mod tests {
         for (attempt, outcome, wanted) in table {
             assert_eq!(decide(attempt, outcome.clone(), &RENDERING, 1.0), wanted, "attempt {attempt}, {outcome:?}");
         }
+    }
+
+    #[test]
+    fn a_reason_as_long_as_a_body_is_cut_before_it_goes_into_an_event() {
+        let endless = Outcome::NotStarted { kind: FailureKind::Undecodable, reason: "a".repeat(3000) };
+        let Decision::Bury { failure } = decide(1, endless, &RENDERING, 1.0) else {
+            panic!("what is no job is buried")
+        };
+        assert_eq!(failure.reason.len(), FAILURE_BYTES);
     }
 
     #[test]

@@ -109,6 +109,10 @@ impl Settlement<'_> {
             let result = self.lost.run_until_cancelled(publish()).await.ok_or(Lost)?;
             let Err(error) = result else { return Ok(()) };
             tracing::warn!(%error, queue = self.worker.queue, "settle a job: trying again");
+            if matches!(error, PublishError::Returned { .. }) {
+                // A queue of the topology is gone. A new connection declares it again.
+                self.worker.publisher.renew();
+            }
             self.lost.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(Lost)?;
             pause = (pause * 2).min(LAST_PAUSE);
         }

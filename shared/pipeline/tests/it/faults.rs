@@ -74,6 +74,9 @@ async fn a_worker_whose_connections_are_cut_goes_on_by_itself() {
     };
     let worker = Worker::start(&vhost, 2, handler).await;
     let publisher = worker.broker.publisher();
+    vhost
+        .wait("the management API knows both connections", || async { vhost.client_connections().await.len() == 2 })
+        .await;
     let job = job("");
     publisher.publish_job(&job).await.unwrap();
     begun.notified().await;
@@ -154,5 +157,19 @@ async fn a_tracker_whose_store_is_away_keeps_every_event_for_later() {
     let kept: Vec<_> = kept.iter().filter(|note| note.starts_with("job.succeeded")).collect();
     assert_eq!(kept.len(), 10);
     assert_eq!(kept.iter().collect::<std::collections::BTreeSet<_>>().len(), 10);
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_queue_that_somebody_deleted_is_declared_again() {
+    let vhost = vhost().await;
+    let mut events = vhost.listen("postroom.events", "job.succeeded").await;
+    let worker = Worker::start(&vhost, 1, With(|_, _| async { Ok(Done::empty()) })).await;
+    vhost.channel().queue_delete("noop.normal".into(), Default::default()).await.unwrap();
+    let (publisher, job) = (worker.broker.publisher(), job(""));
+    vhost.wait("the queue is back", || async { publisher.publish_job(&job).await.is_ok() }).await;
+    assert_eq!(events.next_json().await.1["job"]["id"], job.id.to_string());
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[]).await;
 }
