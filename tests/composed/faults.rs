@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::harness::{Container, alice, mail_arrived, mails_about, sales, url};
+use crate::harness::{Container, alice, all_work_done, mail_arrived, mails_about, sales, url};
 
 /// How often a job ran, as its timeline tells.
 fn runs(job: &Value) -> usize {
@@ -28,7 +28,9 @@ async fn a_report_whose_worker_is_killed_in_the_middle_ends_in_one_pdf_and_one_m
     assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{job:#}");
     assert_eq!(runs(&job), 2, "the killed run and the one that ended well: {job:#}");
     assert!(caller.pdf(&id).await.starts_with(b"%PDF-"));
-    assert_eq!(mail_arrived(&id).await.len(), 1);
+    mail_arrived(&id).await;
+    all_work_done().await;
+    assert_eq!(mails_about(&id).await.len(), 1);
     REPORT.healthy().await;
 }
 
@@ -49,7 +51,11 @@ async fn a_broker_that_is_killed_with_jobs_queued_loses_none_of_them() {
         assert!(caller.pdf(id).await.starts_with(b"%PDF-"));
     }
     for id in &ids {
-        assert_eq!(mail_arrived(id).await.len(), 1, "{id}");
+        mail_arrived(id).await;
+    }
+    all_work_done().await;
+    for id in &ids {
+        assert_eq!(mails_about(id).await.len(), 1, "{id}");
     }
     BROKER.healthy().await;
     REPORT.healthy().await;
@@ -103,8 +109,9 @@ async fn a_worker_that_is_stopped_under_load_finishes_what_it_began_and_runs_not
         let job = caller.ended(id).await;
         assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{job:#}");
         assert_eq!(runs(&job), 1, "no started job runs twice: {job:#}");
-        assert_eq!(mail_arrived(id).await.len(), 1);
+        mail_arrived(id).await;
     }
+    all_work_done().await;
     for id in &ids {
         assert_eq!(mails_about(id).await.len(), 1);
     }

@@ -175,6 +175,31 @@ pub(crate) async fn mail_arrived(report: &str) -> Vec<Value> {
     }
 }
 
+/// Waits until no job is ready, delayed or being done.
+pub(crate) async fn all_work_done() {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let broker = Container("rabbitmq").name();
+        let list = run(
+            "docker",
+            &["exec", &broker, "rabbitmqctl", "--quiet", "list_queues", "--vhost", "postroom", "name", "messages"],
+        );
+        let list = String::from_utf8(list.stdout).unwrap();
+        let busy = list.lines().filter(|line| {
+            let (queue, count) = line.split_once('\t').unwrap_or_default();
+            ["report.normal", "email.normal", "report.delay.", "email.delay."]
+                .iter()
+                .any(|part| queue.starts_with(part))
+                && count != "0"
+        });
+        if list.contains("report.normal") && busy.count() == 0 {
+            return;
+        }
+        assert!(Instant::now() < end, "work is left: {list}");
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
 /// The bytes of a mail's first attachment.
 pub(crate) async fn attachment(mail: &Value) -> Vec<u8> {
     let (id, name) = (mail["id"].as_str().unwrap(), mail["attachments"][0]["generatedFileName"].as_str().unwrap());
@@ -208,7 +233,9 @@ pub(crate) struct Container(pub(crate) &'static str);
 
 impl Container {
     fn name(&self) -> String {
-        format!("postroom-{}-1", self.0)
+        #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
+        let project = std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned());
+        format!("{project}-{}-1", self.0)
     }
 
     /// Ends it with no chance to say a word.
