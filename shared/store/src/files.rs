@@ -376,7 +376,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_does_not_answer_is_not_waited_for() {
+        let start = tokio::time::Instant::now();
         let outcome = within("read", "a.pdf", READ_DEADLINE, std::future::pending::<object_store::Result<()>>()).await;
         assert!(matches!(outcome, Err(FilesError::Deadline { .. })) && outcome.unwrap_err().is_transient());
+        assert_eq!(start.elapsed(), READ_DEADLINE);
     }
 }

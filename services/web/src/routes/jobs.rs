@@ -1,5 +1,6 @@
 //! Jobs: where one stands, asked once or waited for.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -55,16 +56,12 @@ pub(crate) async fn show(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    // Who asks to wait while nobody more may is answered at once, which a preference allows.
-    let asked = preferred_wait(&headers).map(|wait| wait.min(app.limits.longest_wait));
-    let permit = asked.and_then(|_| app.waiting.clone().try_acquire_owned().ok());
-    let wait = asked.filter(|_| permit.is_some());
-    let job = match wait {
-        None => store::jobs::find_job(&app.pool, id, caller.id()).await?,
+    let wait = preferred_wait(&headers).map(|wait| wait.min(app.limits.longest_wait));
+    let (job, applied) = match wait {
+        None => (store::jobs::find_job(&app.pool, id, caller.id()).await?, None),
         Some(wait) => wait_for_change(&app, id, caller.id(), &headers, wait).await?,
     };
     let job = job.ok_or(Problem::NotFound("job"))?;
-    drop(permit);
 
     let etag = etag_of(&job);
     let mut response = if matches_etag(&headers, &etag) {
@@ -77,30 +74,38 @@ pub(crate) async fn show(
     response.headers_mut().insert(ETAG, text(etag)?);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
-    if let Some(wait) = wait {
+    if let Some(wait) = applied {
         response.headers_mut().insert(PREFERENCE_APPLIED, text(format!("wait={}", wait.as_secs()))?);
     }
     Ok(response)
 }
 
-/// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains.
+/// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains; and the wait that
+/// was granted. Where nobody more may wait the answer comes at once, which a preference allows.
 async fn wait_for_change(
     app: &App,
     id: Uuid,
     owner: &str,
     headers: &HeaderMap,
     wait: Duration,
-) -> Result<Option<JobRow>, Problem> {
+) -> Result<(Option<JobRow>, Option<Duration>), Problem> {
     let end = Instant::now() + wait;
     let known = headers.contains_key(IF_NONE_MATCH);
     let mut watched = app.changes.watch(id);
+    let mut place = None;
     loop {
         let Some(job) = store::jobs::find_job(&app.pool, id, owner).await? else {
-            return Ok(None);
+            return Ok((None, None));
         };
         let news = known && !matches_etag(headers, &etag_of(&job));
         if news || job.state.is_final() || app.drain.is_cancelled() || Instant::now() >= end {
-            return Ok(Some(job));
+            return Ok((Some(job), Some(wait)));
+        }
+        if place.is_none() {
+            let Ok(permit) = Arc::clone(&app.waiting).try_acquire_owned() else {
+                return Ok((Some(job), None));
+            };
+            place = Some(permit);
         }
         // However the wait ends, one last look decides.
         let _ended = app.drain.run_until_cancelled(timeout_at(end, watched.changed())).await;

@@ -69,6 +69,7 @@ pub(crate) struct Web {
     pub(crate) drain: CancellationToken,
     pub(crate) client: Client,
     app: App,
+    live: Box<dyn Fn() -> bool + Send + Sync>,
     broker: Broker,
     folder: PathBuf,
     tasks: JoinSet<()>,
@@ -103,13 +104,14 @@ impl Web {
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
         }
-        let live = changes.readiness();
+        let readiness = changes.readiness();
+        let live: Box<dyn Fn() -> bool + Send + Sync> = Box::new(move || readiness().is_ok());
         if behind.listens {
             tasks.spawn(changes.listen(pool.clone(), drain.clone()));
-            wait("the database's notices are heard", async || live().is_ok()).await;
+            wait("the database's notices are heard", async || live()).await;
         }
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
-        Self { address, pool, files, links, drain, client, app, broker, folder, tasks }
+        Self { address, pool, files, links, drain, client, app, live, broker, folder, tasks }
     }
 
     /// The same, once it is connected to the broker.
@@ -137,6 +139,11 @@ impl Web {
     /// How many requests wait.
     pub(crate) fn waiting(&self) -> usize {
         self.app.waiting()
+    }
+
+    /// Whether it hears the database's notices.
+    pub(crate) fn listening(&self) -> bool {
+        (self.live)()
     }
 
     /// Gets as Alice.

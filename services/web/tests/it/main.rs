@@ -11,6 +11,7 @@ mod download;
 mod harness;
 mod limits;
 mod openapi;
+mod proxy;
 mod status;
 mod stream;
 mod tracking;

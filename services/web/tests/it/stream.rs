@@ -7,6 +7,7 @@ use tokio::time::timeout;
 use web::Limits;
 
 use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, problem, wait};
+use crate::proxy::Proxy;
 
 #[tokio::test]
 async fn the_events_of_a_job_arrive_in_order_and_end_with_the_final_one() {
@@ -70,8 +71,10 @@ async fn a_silent_stream_shows_that_it_lives() {
     let job = Told::queued(&web).await;
     let mut stream = open(&web, &job, None).await;
     assert_eq!(stream.next().await, Some(Item::Retry(1000)));
+    let begun = Instant::now();
     assert_eq!(stream.next().await, Some(Item::Comment));
     assert_eq!(stream.next().await, Some(Item::Comment));
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     drop(stream);
     web.stop().await;
 }
@@ -122,18 +125,36 @@ async fn streams_are_bounded_in_number_and_a_closed_one_makes_room() {
 }
 
 #[tokio::test]
-async fn a_stream_outlives_the_loss_of_the_database_connections() {
+async fn a_stream_outlives_a_database_that_is_away_for_a_while() {
     let database = database().await;
-    let web = Web::start(Behind::database(&database)).await;
+    let proxy = Proxy::start(&database.url()).await;
+    let web = Web::start(Behind { database_url: proxy.url.clone(), ..Behind::database(&database) }).await;
     let mut job = Told::queued(&web).await;
     let mut stream = open(&web, &job, None).await;
     assert_eq!(stream.next().await, Some(Item::Retry(1000)));
-    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-    sqlx::query(cut).execute(&web.pool).await.unwrap();
+    proxy.cut(true);
+    wait("the loss is noticed", async || !web.listening()).await;
+    // Whoever waits looks when the loss is noticed: as these two fail one after the other, that look has failed too.
+    for _ in 0..2 {
+        problem(web.get(&job.path()).await, 503, "store-unavailable").await;
+    }
+    proxy.cut(false);
     wait("the database answers again", async || web.get(&job.path()).await.status() == StatusCode::OK).await;
     job.tell(Type::Started, json!({})).await;
     assert_eq!(stream.event().await, (1, "job.started".to_owned()));
     drop(stream);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_stream_from_beyond_the_last_event_ends_all_the_same() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let mut job = Told::queued(&web).await;
+    let mut stream = open(&web, &job, Some("99")).await;
+    assert_eq!(stream.next().await, Some(Item::Retry(1000)));
+    job.tell(Type::Succeeded, json!({"result": null})).await;
+    assert_eq!(stream.next().await, None);
     web.stop().await;
 }
 

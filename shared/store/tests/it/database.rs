@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use sqlx::{Executor, PgPool};
 use store::database::ping;
 use store::jobs::find_job;
@@ -59,13 +60,14 @@ async fn a_pool_needs_no_server_to_be_made_and_its_calls_fail_in_time() {
     // Nothing listens on the first; the second takes connections and never says a word.
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    for address in [closed, silent.local_addr().unwrap()] {
+    let calls = [closed, silent.local_addr().unwrap()].map(async |address| {
         let pool = store::connect(&settings(&format!("postgres://postroom:secret@{address}/postroom"))).unwrap();
         let start = Instant::now();
         let error = ping(&pool).await.unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
         assert!(error.is_transient(), "{error:?}");
-    }
+    });
+    join_all(calls).await;
 }
 
 #[tokio::test]
@@ -93,7 +95,9 @@ async fn a_call_to_a_server_that_went_silent_is_cut_off_and_frees_its_place_in_t
     let (pool, _proxy) = silenced(&store, true).await;
     // The clock jumps to the next deadline as soon as nothing else is left to do.
     tokio::time::pause();
+    let start = tokio::time::Instant::now();
     let error = ping(&pool).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     tokio::time::resume();
     assert!(matches!(error, DatabaseError::Deadline { .. }) && error.is_transient(), "{error:?}");
     // The pool has one place: without it back, this would fail.
@@ -115,10 +119,14 @@ async fn a_server_that_goes_silent_while_a_connection_is_given_back_takes_no_pla
     let (pool, _proxy) = silenced(&store, false).await;
     assert_eq!((pool.size(), pool.num_idle()), (1, 0), "it is on its way");
     tokio::time::pause();
-    while pool.size() > 0 {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let freed = async {
+        while pool.size() > 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let freed = tokio::time::timeout(Duration::from_secs(10), freed).await;
     tokio::time::resume();
+    freed.expect("the place is free");
     ping(&pool).await.expect("a new connection goes through");
 }
 

@@ -26,6 +26,7 @@ const ORDERS: &[Placed] = &[
     (5, 'b', "shipped", "2025-01-06T00:00:00Z", "EUR", [0, 2]),
     (6, 'c', "paid", "2025-01-31T23:59:59.999999Z", "EUR", [3, 0]),
     (7, 'c', "paid", "2025-02-01T00:00:00Z", "EUR", [1, 0]),
+    (9, 'c', "cancelled", "2024-11-01T10:00:00Z", "EUR", [1, 0]),
     (8, 'd', "paid", "2025-01-15T10:00:00Z", "USD", [5, 0]),
 ];
 
@@ -73,7 +74,7 @@ async fn key_figures_count_the_whole_first_and_last_day_and_no_cancelled_order()
     fill(&store.pool).await;
     let mut snapshot = begin_report_snapshot(&store.pool).await.unwrap();
     let january = key_figures(&mut snapshot, day("2025-01-01"), day("2025-01-31"), "EUR").await.unwrap();
-    // Customer a had bought before; b's earlier order was cancelled and does not count.
+    // Customer a had bought before; c's only earlier order was cancelled and does not count.
     let expected =
         KeyFigures { orders: 4, revenue_minor: 2000 + 3500 + 5000 + 3000, customers: 3, new_customers: 2, items: 9 };
     assert_eq!(january, expected);

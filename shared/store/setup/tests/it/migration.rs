@@ -34,6 +34,10 @@ async fn a_server_that_comes_up_late_is_waited_for() {
 
     let comes_up = async {
         let listener = TcpListener::bind(address).await.unwrap();
+        // It listens before it is ready, and hangs up on whoever comes too early.
+        for _ in 0..2 {
+            drop(listener.accept().await.unwrap());
+        }
         while let Ok((mut client, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let mut server = TcpStream::connect(server).await.unwrap();
@@ -65,7 +69,7 @@ async fn a_wrong_password_fails_at_once() {
     let mut url: Url = database.url().parse().unwrap();
     url.set_password(Some("wrong")).unwrap();
     let start = Instant::now();
-    let error = migrate(&pool(url.as_str()), Duration::from_secs(600)).await.unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
+    let error = migrate(&pool(url.as_str()), Duration::from_secs(90)).await.unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(45), "{:?}", start.elapsed());
     assert!(format!("{error:#}").contains("password"), "{error:#}");
 }
