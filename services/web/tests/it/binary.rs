@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::harness::{ALICE, BOB, DEADLINE, closed_port, database, finish_tracked, november, vhost, wait};
+use crate::harness::{ALICE, BOB, DEADLINE, Folder, closed_port, database, finish_tracked, november, vhost, wait};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_web"));
@@ -48,11 +48,11 @@ async fn part(client: &Client, health: SocketAddr, name: &str) -> Option<String>
 async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
     let (vhost, database) = tokio::join!(vhost(), database());
     let (http, health) = (closed_port(), closed_port());
-    let folder = std::env::temp_dir().join(format!("postroom-web-{}", uuid::Uuid::new_v4()));
+    let folder = Folder::new();
     let mut child = program()
         .env("POSTROOM__BROKER__URL", vhost.url("web"))
         .env("POSTROOM__DATABASE__URL", database.url())
-        .env("POSTROOM__FILES__URL", format!("file://{}", folder.display()))
+        .env("POSTROOM__FILES__URL", folder.url())
         .env("POSTROOM__HTTP__LISTEN", http.to_string())
         .env("POSTROOM__HEALTH__LISTEN", health.to_string())
         .spawn()
@@ -93,7 +93,6 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
     for secret in [ALICE, BOB, "canary", "Canary", "2025-11-01", "a secret of at"] {
         assert!(!log.contains(secret), "the log tells \"{secret}\": {log}");
     }
-    std::fs::remove_dir_all(folder).unwrap();
     finish_tracked(vhost, ("report.normal", 1)).await;
 }
 
@@ -108,17 +107,10 @@ async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
         ("POSTROOM__DATABASE__URL", "not-a-url", "database.url"),
     ];
     for (name, value, told) in rows {
-        let folder = std::env::temp_dir().join(format!("postroom-web-{}", uuid::Uuid::new_v4()));
-        let mut child = program()
-            .env("POSTROOM__FILES__URL", format!("file://{}", folder.display()))
-            .env(name, value)
-            .spawn()
-            .unwrap();
+        let folder = Folder::new();
+        let mut child = program().env("POSTROOM__FILES__URL", folder.url()).env(name, value).spawn().unwrap();
         let (status, log) = end(&mut child).await;
         assert!(!status.success(), "{name}: {log}");
         assert!(log.contains(told), "{name}: \"{told}\" is not in: {log}");
-        if folder.exists() {
-            std::fs::remove_dir_all(folder).unwrap();
-        }
     }
 }

@@ -71,16 +71,16 @@ pub(crate) struct Web {
     app: App,
     live: Box<dyn Fn() -> bool + Send + Sync>,
     broker: Broker,
-    folder: PathBuf,
+    _folder: Folder,
     tasks: JoinSet<()>,
 }
 
 impl Web {
     pub(crate) async fn start(behind: Behind) -> Self {
-        let folder = std::env::temp_dir().join(format!("postroom-web-{}", Uuid::new_v4()));
+        let folder = Folder::new();
         let settings = json!({"url": behind.database_url, "max_connections": 5});
         let pool = store::connect(&serde_json::from_value(settings).unwrap()).unwrap();
-        let settings = json!({"url": format!("file://{}", folder.display())});
+        let settings = json!({"url": folder.url()});
         let files = Files::open(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"base_url": "http://shop.example", "secret": "a secret of at least 32 bytes ..."});
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
@@ -111,7 +111,7 @@ impl Web {
             wait("the database's notices are heard", async || live()).await;
         }
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
-        Self { address, pool, files, links, drain, client, app, live, broker, folder, tasks }
+        Self { address, pool, files, links, drain, client, app, live, broker, _folder: folder, tasks }
     }
 
     /// The same, once it is connected to the broker.
@@ -129,7 +129,6 @@ impl Web {
             .unwrap();
         self.broker.close().await;
         self.pool.close().await;
-        std::fs::remove_dir_all(&self.folder).unwrap();
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
@@ -166,6 +165,27 @@ fn callers() -> Callers {
     let callers = [("alice", caller(ALICE, "Alice")), ("bob", caller(BOB, "Bob"))];
     let callers: BTreeMap<String, CallerSettings> = callers.map(|(id, caller)| (id.to_owned(), caller)).into();
     Callers::new(&callers).unwrap()
+}
+
+/// A folder of the test's own, gone with it.
+pub(crate) struct Folder(PathBuf);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        let folder = std::env::temp_dir().join(format!("postroom-web-{}", Uuid::new_v4()));
+        std::fs::create_dir(&folder).unwrap();
+        Self(folder)
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("file://{}", self.0.display())
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
 }
 
 /// Where nothing listens.
