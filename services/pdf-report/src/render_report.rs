@@ -139,11 +139,13 @@ impl RenderReportHandler {
             file,
         };
         let mail = OutgoingJob {
-            id: context.child_id(SendEmail::KIND),
             owner: context.owner().map(ToOwned::to_owned),
             correlation_id: Some(context.id()),
             accepted_at: context.accepted_at(),
-            payload: SendEmail { to: job.recipient.clone(), message: Message::ReportReady(ready) },
+            ..OutgoingJob::new(
+                context.child_id(SendEmail::KIND),
+                SendEmail { to: job.recipient.clone(), message: Message::ReportReady(ready) },
+            )
         };
         self.publisher.publish_job(&mail).await
     }

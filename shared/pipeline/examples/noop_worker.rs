@@ -23,7 +23,7 @@ struct Settings {
 const DEFAULTS: &str = r#"
 log = { format = "json", filter = "info" }
 shutdown = { grace_seconds = 25 }
-broker = { time_scale = 1.0 }
+broker = { time_scale = 1.0, queue_length = 200000 }
 worker = { concurrency = 16 }
 "#;
 

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::connection::{LinkState, Supervised};
 use crate::publisher::Publisher;
-use crate::topology::{self, ServiceRow, Topology};
+use crate::topology::{self, Scale, ServiceRow, Topology};
 use crate::tracker::{self, TrackEvents};
 use crate::worker::{Handlers, Runtime, WorkerSettings, work};
 
@@ -26,6 +26,8 @@ pub struct BrokerSettings {
     /// Multiplies every wait between attempts. 1 but in tests, which use a virtual host of their own: queues that stand keep
     /// the waits that they were declared with.
     pub time_scale: f64,
+    /// Messages ready in a work queue before further ones are refused, 10 to 10,000,000. The queues keep it, too.
+    pub queue_length: u32,
 }
 
 /// Why a broker cannot even be tried.
@@ -37,6 +39,9 @@ pub enum SettingsError {
     /// The time scale is not a positive number.
     #[error("broker.time_scale must be above 0, at most 1000")]
     TimeScale,
+    /// The length of a queue is out of bounds.
+    #[error("broker.queue_length must be 10 to 10,000,000")]
+    QueueLength,
     /// The service has no row in the topology.
     #[error("the topology has no service \"{0}\"")]
     UnknownService(String),
@@ -77,8 +82,11 @@ impl Broker {
         if !(settings.time_scale > 0.0 && settings.time_scale <= 1000.0) {
             return Err(SettingsError::TimeScale);
         }
+        if !(10..=10_000_000).contains(&settings.queue_length) {
+            return Err(SettingsError::QueueLength);
+        }
         let uri = with_heartbeat(settings.url.expose_secret())?;
-        let topology = Topology::of(row, settings.time_scale);
+        let topology = Topology::of(row, Scale { time: settings.time_scale, queue_length: settings.queue_length });
         let publishing = Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone());
         let consuming = Supervised::start(uri, format!("{service} consuming"), topology);
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);

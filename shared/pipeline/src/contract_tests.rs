@@ -126,6 +126,7 @@ fn every_event_has_its_example() {
         (true, EventBody::Retrying { failure: failure(), delay_seconds: 5.0, next_attempt: 2 }),
         (true, EventBody::Succeeded { result: json!({"pages": 98}) }),
         (true, EventBody::Refused { refusal }),
+        (true, EventBody::Cancelled {}),
         (true, EventBody::Dead { failure: failure() }),
         (false, EventBody::ReportReady { report: ready }),
     ];

@@ -94,6 +94,9 @@ pub enum EventBody {
         /// The answer.
         refusal: Refusal,
     },
+    /// Stopped, or never begun, because its owner asked for that. Final.
+    #[serde(rename = "job.cancelled")]
+    Cancelled {},
     /// Given up; the message lies among the dead letters. Final until an operator replays it.
     #[serde(rename = "job.dead")]
     Dead {
@@ -165,6 +168,7 @@ impl EventBody {
             Self::Retrying { .. } => "job.retrying",
             Self::Succeeded { .. } => "job.succeeded",
             Self::Refused { .. } => "job.refused",
+            Self::Cancelled {} => "job.cancelled",
             Self::Dead { .. } => "job.dead",
             Self::ReportReady { .. } => "report.ready",
         }

@@ -6,6 +6,7 @@ mod connection;
 mod consumer;
 #[cfg(test)]
 mod contract_tests;
+mod control;
 pub mod events;
 pub mod jobs;
 pub mod message;
@@ -16,9 +17,10 @@ mod tracker;
 pub mod worker;
 
 pub use broker::{Broker, BrokerSettings, BrokerState};
+pub use control::Control;
 pub use events::{DeadLetter, Event, EventBody};
 pub use jobs::Job;
-pub use message::OutgoingJob;
+pub use message::{OutgoingJob, SealedJob};
 pub use publisher::{PublishError, Publisher};
 pub use tracker::{TrackError, TrackEvents};
 pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, OrFail, WorkerSettings};

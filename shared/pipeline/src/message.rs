@@ -3,9 +3,12 @@
 use chrono::{DateTime, SubsecRound, Utc};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::jobs::Job;
+use crate::topology::Lane;
 
 /// Runs so far plus this one; 1 where it is absent.
 pub const ATTEMPT: &str = "attempt";
@@ -13,6 +16,11 @@ pub const ATTEMPT: &str = "attempt";
 pub const REPLAYS: &str = "replays";
 /// The caller that the job belongs to.
 pub const OWNER: &str = "owner";
+/// Deliveries of this attempt before the message was put back or moved; 0 where it is absent. The broker's own count begins
+/// anew with each copy.
+pub const REDELIVERIES: &str = "redeliveries";
+/// A hash of the payload as its sender gave it, where the sender wants it kept with the effect.
+pub const PAYLOAD_HASH: &str = "payload_hash";
 /// The queue that a copy came from, and to which it returns.
 pub const ORIGIN_QUEUE: &str = "origin_queue";
 /// The kind of the last failure, see [`crate::worker::FailureKind`].
@@ -31,40 +39,80 @@ const JSON: &str = "application/json";
 /// A reason may quote what a foreign publisher wrote, megabytes of it.
 pub(crate) const FAILURE_BYTES: usize = 2000;
 
-/// A job to publish.
-#[derive(Clone, Debug)]
+/// A job to publish. Make one by [`OutgoingJob::new`] and set what differs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OutgoingJob<J> {
     /// The job's id, the same for every retry and replay.
     pub id: Uuid,
+    /// How soon it is due.
+    #[serde(default)]
+    pub lane: Lane,
     /// The caller that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
     /// The job that caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub correlation_id: Option<Uuid>,
     /// When it was accepted; the wire carries whole seconds.
     pub accepted_at: DateTime<Utc>,
+    /// A hash of what its sender asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload_hash: Option<String>,
     /// The payload.
     pub payload: J,
 }
 
-impl<J: Job> OutgoingJob<J> {
-    /// The routing key: the kind and the lane.
+/// A job as an outbox keeps it until it is published: JSON, readable by later releases.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SealedJob {
+    /// Its kind.
+    pub kind: String,
+    /// The job.
+    #[serde(flatten)]
+    pub job: OutgoingJob<Value>,
+}
+
+impl<J> OutgoingJob<J> {
+    /// A job that was accepted now, in the lane `normal`, and belongs to nobody.
     #[must_use]
-    pub fn routing_key(&self) -> String {
-        format!("{}.normal", J::KIND)
+    pub fn new(id: Uuid, payload: J) -> Self {
+        Self {
+            id,
+            lane: Lane::Normal,
+            owner: None,
+            correlation_id: None,
+            accepted_at: Utc::now(),
+            payload_hash: None,
+            payload,
+        }
     }
 
-    pub(crate) fn properties(&self, app_id: &str) -> BasicProperties {
+    pub(crate) fn properties(&self, kind: &str, app_id: &str) -> BasicProperties {
         let mut headers = FieldTable::default();
         headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(1));
         headers.insert(REPLAYS.into(), AMQPValue::LongLongInt(0));
-        if let Some(owner) = &self.owner {
-            headers.insert(OWNER.into(), AMQPValue::LongString(owner.as_str().into()));
+        let texts = [(OWNER, &self.owner), (PAYLOAD_HASH, &self.payload_hash)];
+        for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+            headers.insert(name.into(), AMQPValue::LongString(text.as_str().into()));
         }
-        let properties = base_properties(self.id, J::KIND, self.accepted_at, app_id).with_headers(headers);
+        let properties = base_properties(self.id, kind, self.accepted_at, app_id).with_headers(headers);
         match self.correlation_id {
             Some(cause) => properties.with_correlation_id(cause.to_string().into()),
             None => properties,
         }
+    }
+}
+
+impl<J: Job> OutgoingJob<J> {
+    /// The job as an outbox keeps it.
+    ///
+    /// # Errors
+    /// The payload cannot be written as JSON.
+    pub fn sealed(self) -> Result<SealedJob, serde_json::Error> {
+        let payload = serde_json::to_value(&self.payload)?;
+        let Self { id, lane, owner, correlation_id, accepted_at, payload_hash, .. } = self;
+        let job = OutgoingJob { id, lane, owner, correlation_id, accepted_at, payload_hash, payload };
+        Ok(SealedJob { kind: J::KIND.to_owned(), job })
     }
 }
 
@@ -96,7 +144,7 @@ pub struct Envelope {
     pub attempt: u32,
     /// Replays so far.
     pub replays: u32,
-    /// How often the broker delivered it before in this attempt.
+    /// How often it was delivered before in this attempt.
     pub redeliveries: u32,
     /// Whether the body is said to be JSON; a publisher that says nothing means it.
     pub is_json: bool,
@@ -131,7 +179,7 @@ impl Envelope {
             accepted_at: accepted_at.unwrap_or_else(|| Utc::now().trunc_subsecs(0)),
             attempt: count(properties, ATTEMPT).unwrap_or(1).max(1),
             replays: count(properties, REPLAYS).unwrap_or(0),
-            redeliveries: count(properties, DELIVERY_COUNT).unwrap_or(0),
+            redeliveries: count(properties, REDELIVERIES).unwrap_or(0).saturating_add(delivered_before(properties)),
             is_json: properties.content_type().as_ref().is_none_or(|form| form.as_str() == JSON),
         })
     }
@@ -243,6 +291,11 @@ fn text(properties: &BasicProperties, name: &str) -> Option<String> {
     }
 }
 
+/// How often the broker delivered this copy before, without hearing of its end.
+pub(crate) fn delivered_before(properties: &BasicProperties) -> u32 {
+    count(properties, DELIVERY_COUNT).unwrap_or(0)
+}
+
 /// Clients write numbers in whatever width their language has.
 fn count(properties: &BasicProperties, name: &str) -> Option<u32> {
     match header(properties, name)? {
@@ -272,17 +325,15 @@ mod tests {
 
     fn job() -> OutgoingJob<Noop> {
         OutgoingJob {
-            id: Uuid::from_u128(7),
             owner: Some("alice".to_owned()),
-            correlation_id: None,
             accepted_at: DateTime::from_timestamp(1_700_000_000, 0).unwrap(),
-            payload: Noop::default(),
+            ..OutgoingJob::new(Uuid::from_u128(7), Noop::default())
         }
     }
 
     #[test]
     fn what_is_published_is_read_back() {
-        let envelope = Envelope::read(&job().properties("web")).unwrap();
+        let envelope = Envelope::read(&job().properties(Noop::KIND, "web")).unwrap();
         assert_eq!(envelope.id, Uuid::from_u128(7));
         assert_eq!((envelope.kind.as_str(), envelope.owner.as_deref()), ("noop.run", Some("alice")));
         assert_eq!((envelope.attempt, envelope.replays, envelope.redeliveries), (1, 0, 0));
@@ -305,7 +356,7 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert("traceparent".into(), AMQPValue::LongString("00-ab-cd-01".into()));
         headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
-        let original = job().properties("web").with_headers(headers);
+        let original = job().properties(Noop::KIND, "web").with_headers(headers);
         let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
         let early = DateTime::from_timestamp(1_700_000_100, 0).unwrap();
         let copy = copy_properties(&original, &note, early);
@@ -322,7 +373,7 @@ mod tests {
         let mut headers = FieldTable::default();
         headers.insert("huge".into(), AMQPValue::LongString("x".repeat(129_000).as_str().into()));
         headers.insert("owner".into(), AMQPValue::LongString("alice".into()));
-        let original = job().properties("web").with_headers(headers);
+        let original = job().properties(Noop::KIND, "web").with_headers(headers);
         let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
         let copy = copy_properties(&original, &note, Utc::now());
         assert_eq!((text(&copy, "huge"), text(&copy, OWNER).as_deref()), (None, Some("alice")));

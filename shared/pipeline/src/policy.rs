@@ -22,6 +22,9 @@ pub const M10: Tier = Tier { name: "10m", length: Duration::from_secs(600) };
 /// 1 hour.
 pub const H1: Tier = Tier { name: "1h", length: Duration::from_secs(3600) };
 
+/// How long a job waits that could not be done through no fault of its own.
+pub const PUT_BACK: Tier = S5;
+
 /// The waits of a policy, in order; each with how often it is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct RetryPolicy {

@@ -3,16 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use lapin::options::BasicPublishOptions;
 use lapin::{BasicProperties, Confirmation};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
 use crate::connection::{Link, LinkState};
+use crate::control::Control;
 use crate::events::Event;
 use crate::jobs::Job;
-use crate::message::{OutgoingJob, base_properties};
-use crate::topology::{EVENTS, JOBS};
+use crate::message::{OutgoingJob, SealedJob, base_properties};
+use crate::topology::{CONTROL, EVENTS, JOBS};
 
 /// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
 const WINDOW: usize = 1024;
@@ -89,15 +92,32 @@ impl Publisher {
     /// See [`PublishError`].
     pub async fn publish_job<J: Job>(&self, job: &OutgoingJob<J>) -> Result<(), PublishError> {
         let body = serde_json::to_vec(&job.payload)?;
-        let properties = job.properties(&self.app_id);
-        self.send(Outgoing {
-            exchange: JOBS,
-            routing_key: &job.routing_key(),
-            properties,
-            body: &body,
-            mandatory: true,
-        })
-        .await
+        self.publish(J::KIND, job, &body).await
+    }
+
+    /// Publishes a job that an outbox kept.
+    ///
+    /// # Errors
+    /// See [`PublishError`].
+    pub async fn publish_sealed(&self, sealed: &SealedJob) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(&sealed.job.payload)?;
+        self.publish(&sealed.kind, &sealed.job, &body).await
+    }
+
+    async fn publish<J>(&self, kind: &str, job: &OutgoingJob<J>, body: &[u8]) -> Result<(), PublishError> {
+        let routing_key = format!("{kind}.{}", job.lane.as_str());
+        let properties = job.properties(kind, &self.app_id);
+        self.send(Outgoing { exchange: JOBS, routing_key: &routing_key, properties, body, mandatory: true }).await
+    }
+
+    /// Tells every process that listens. `Ok` means that each of them will hear it; there may be none.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; an order is never returned.
+    pub async fn publish_control(&self, control: &Control) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(control)?;
+        let properties = base_properties(Uuid::now_v7(), control.kind(), Utc::now(), &self.app_id);
+        self.send(Outgoing { exchange: CONTROL, routing_key: "", properties, body: &body, mandatory: false }).await
     }
 
     /// Publishes an event. `Ok` means that every queue bound for it has it; there may be none.

@@ -7,11 +7,13 @@ mod permissions;
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::jobs::{Job, Noop, RenderReport, SendEmail};
 use crate::policy::{self, RetryPolicy, Tier};
 
 pub(crate) use declare::{DeclareError, declare};
-pub use expand::{Argument, Binding, Exchange, Queue, Topology};
+pub use expand::{Argument, Binding, Exchange, Queue, Scale, Topology};
 pub use permissions::definitions;
 
 /// Work to do: topic exchange, routing key `<kind>.<lane>`.
@@ -27,6 +29,9 @@ pub const DEAD: &str = "postroom.dead";
 /// Returns whose origin queue is gone: fanout exchange and queue of that name. Anything in it needs a person.
 pub const UNROUTABLE: &str = "postroom.unroutable";
 
+/// What every process of a service is told: fanout exchange, one exclusive queue for each that listens.
+pub const CONTROL: &str = "postroom.control";
+
 /// Lifecycle events, for the tracker.
 pub const TRACKER_LIFECYCLE: &str = "tracker.lifecycle";
 /// Progress events, for the tracker; full, it drops its oldest.
@@ -34,8 +39,33 @@ pub const TRACKER_PROGRESS: &str = "tracker.progress";
 /// A copy of each dead letter, for the tracker: what the broker itself gave up has no event.
 pub const TRACKER_DEAD_LETTERS: &str = "tracker.dead_letters";
 
-/// The lanes of every kind. Literal in routing keys and queue names.
-pub const LANES: &[&str] = &["normal"];
+/// How soon a job is due, beside others of its kind. Each lane is a queue of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Lane {
+    /// Somebody waits for it.
+    Urgent,
+    /// As it comes.
+    #[default]
+    Normal,
+    /// By the thousand, and none of them in a hurry.
+    Bulk,
+}
+
+impl Lane {
+    /// Every lane.
+    pub const ALL: [Self; 3] = [Self::Urgent, Self::Normal, Self::Bulk];
+
+    /// The name in routing keys and queue names.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Urgent => "urgent",
+            Self::Normal => "normal",
+            Self::Bulk => "bulk",
+        }
+    }
+}
 
 /// One worker: the kinds that it does from its own queues, and how.
 #[derive(Debug)]
@@ -48,6 +78,28 @@ pub struct WorkerRow {
     pub retry: RetryPolicy,
     /// How long one run may take.
     pub timeout: Duration,
+    /// How many deliveries a process holds, in each lane.
+    pub prefetch: Prefetch,
+}
+
+/// How many deliveries of a lane a process holds, running and at hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefetch {
+    /// Twice what runs at once: the next job is at hand when one ends, and no more wait here that another process could do.
+    Twice,
+    /// For jobs that take next to no time: enough that no worker waits for the broker, 256 at most.
+    Many,
+}
+
+impl Prefetch {
+    /// The number, where so many jobs run at once.
+    #[must_use]
+    pub fn with(self, concurrency: u16) -> u16 {
+        match self {
+            Self::Twice => concurrency.saturating_mul(2),
+            Self::Many => concurrency.saturating_mul(16).min(concurrency.saturating_mul(2).max(256)),
+        }
+    }
 }
 
 /// One service: its broker user has this name, and may do just what the row needs.
@@ -61,26 +113,54 @@ pub struct ServiceRow {
     pub publishes: &'static [&'static str],
     /// Whether it consumes the tracker's queues.
     pub tracks: bool,
+    /// Whether it tells the workers what to do with single jobs.
+    pub controls: bool,
 }
 
 /// Every worker there is. A new worker is one row here.
 pub const WORKERS: &[WorkerRow] = &[
-    WorkerRow { name: "email", kinds: &[SendEmail::KIND], retry: policy::MAILING, timeout: Duration::from_secs(60) },
-    WorkerRow { name: "noop", kinds: &[Noop::KIND], retry: policy::RENDERING, timeout: Duration::from_secs(30) },
+    WorkerRow {
+        name: "email",
+        kinds: &[SendEmail::KIND],
+        retry: policy::MAILING,
+        timeout: Duration::from_secs(60),
+        prefetch: Prefetch::Twice,
+    },
+    WorkerRow {
+        name: "noop",
+        kinds: &[Noop::KIND],
+        retry: policy::RENDERING,
+        timeout: Duration::from_secs(30),
+        prefetch: Prefetch::Many,
+    },
     WorkerRow {
         name: "report",
         kinds: &[RenderReport::KIND],
         retry: policy::RENDERING,
         timeout: Duration::from_secs(120),
+        prefetch: Prefetch::Twice,
     },
 ];
 
 /// Every service that speaks to the broker.
 pub const SERVICES: &[ServiceRow] = &[
-    ServiceRow { name: "email-worker", works: &["email"], publishes: &[], tracks: false },
-    ServiceRow { name: "noop-worker", works: &["noop"], publishes: &[Noop::KIND], tracks: false },
-    ServiceRow { name: "pdf-report", works: &["report"], publishes: &[SendEmail::KIND], tracks: false },
-    ServiceRow { name: "web", works: &[], publishes: &[RenderReport::KIND], tracks: true },
+    ServiceRow {
+        name: "dispatcher",
+        works: &[],
+        publishes: &[RenderReport::KIND, SendEmail::KIND],
+        tracks: false,
+        controls: false,
+    },
+    ServiceRow { name: "email-worker", works: &["email"], publishes: &[], tracks: false, controls: false },
+    ServiceRow { name: "noop-worker", works: &["noop"], publishes: &[Noop::KIND], tracks: false, controls: false },
+    ServiceRow {
+        name: "pdf-report",
+        works: &["report"],
+        publishes: &[SendEmail::KIND],
+        tracks: false,
+        controls: false,
+    },
+    ServiceRow { name: "web", works: &[], publishes: &[RenderReport::KIND], tracks: true, controls: true },
 ];
 
 /// The row of a worker.
@@ -104,8 +184,24 @@ pub fn service(name: &str) -> Option<&'static ServiceRow> {
 impl WorkerRow {
     /// The queue of a lane: `email.normal`.
     #[must_use]
-    pub fn queue(&self, lane: &str) -> String {
-        format!("{}.{lane}", self.name)
+    pub fn queue(&self, lane: Lane) -> String {
+        format!("{}.{}", self.name, lane.as_str())
+    }
+
+    /// The queue of jobs that may kill their worker, run one at a time: `email.suspect`.
+    #[must_use]
+    pub fn suspect_queue(&self) -> String {
+        format!("{}.suspect", self.name)
+    }
+
+    /// The waits for which it has a queue: those of its policy, and the shortest of all for what had to be put back.
+    #[must_use]
+    pub fn tiers(&self) -> Vec<Tier> {
+        let mut tiers = self.retry.tiers();
+        if !tiers.contains(&policy::PUT_BACK) {
+            tiers.insert(0, policy::PUT_BACK);
+        }
+        tiers
     }
 
     /// The queue of a tier: `email.delay.30s`.

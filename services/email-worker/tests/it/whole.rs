@@ -85,12 +85,13 @@ async fn mails_to(address: &EmailAddress) -> Vec<Value> {
 
 async fn publish(vhost: &Vhost, id: Uuid, payload: &SendEmail) {
     let settings: BrokerSettings =
-        serde_json::from_value(json!({"url": vhost.url("pdf-report"), "time_scale": 1.0})).unwrap();
+        serde_json::from_value(json!({"url": vhost.url("pdf-report"), "time_scale": 1.0, "queue_length": 200_000}))
+            .unwrap();
     let broker = Broker::start(&settings, "pdf-report").unwrap();
     let state = broker.publishing_state();
     vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
     let owner = Some("alice".to_owned());
-    let job = OutgoingJob { id, owner, correlation_id: None, accepted_at: Utc::now(), payload: payload.clone() };
+    let job = OutgoingJob { owner, ..OutgoingJob::new(id, payload.clone()) };
     broker.publisher().publish_job(&job).await.unwrap();
     broker.close().await;
 }

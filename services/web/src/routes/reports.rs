@@ -150,7 +150,7 @@ pub(crate) async fn request_report(
     // The wire carries microseconds at most; what is shown now and what is read back later are to be the same.
     let accepted_at = Utc::now().trunc_subsecs(6);
     let owner = caller.id().to_owned();
-    let job = OutgoingJob { id, owner: Some(owner.clone()), correlation_id: None, accepted_at, payload };
+    let job = OutgoingJob { owner: Some(owner.clone()), accepted_at, ..OutgoingJob::new(id, payload) };
     app.publisher.publish_job(&job).await.map_err(|error| Problem::of_publish(error, id))?;
     let job = NewJob { id, kind: RenderReport::KIND.to_owned(), owner, at: accepted_at };
     tracing::info!(job.id = %id, job.kind = job.kind, "accepted");

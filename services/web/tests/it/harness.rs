@@ -84,7 +84,7 @@ impl Web {
         let files = Files::open(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"base_url": "http://shop.example", "secret": "a secret of at least 32 bytes ..."});
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
-        let settings = json!({"url": behind.broker_url, "time_scale": 0.05});
+        let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": 200_000});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
         let (changes, drain) = (Changes::default(), CancellationToken::new());
         let app = App::new(

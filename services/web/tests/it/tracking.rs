@@ -24,7 +24,7 @@ async fn what_a_worker_tells_is_shown() {
     let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
     let web = Web::start_connected(behind).await;
     let id = ask(&web).await;
-    let settings = json!({"url": vhost.url("pdf-report"), "time_scale": 0.05});
+    let settings = json!({"url": vhost.url("pdf-report"), "time_scale": 0.05, "queue_length": 200_000});
     let worker = Broker::start(&serde_json::from_value(settings).unwrap(), "pdf-report").unwrap();
     let run = Uuid::now_v7();
     let tell = |sequence: u32, body: EventBody| {

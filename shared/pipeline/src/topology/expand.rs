@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    DEAD, DELAY, EVENTS, JOBS, LANES, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
+    CONTROL, DEAD, DELAY, EVENTS, JOBS, Lane, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
     TRACKER_PROGRESS, UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
 };
 
@@ -16,10 +16,24 @@ const DELIVERY_LIMIT: i64 = 20;
 /// Queues that people take from by hand (dead letters) must never lose a message to the limit. It cannot be switched off the
 /// same way on every version (a negative limit means 0 on 3.x), so it is out of reach instead.
 const DELIVERY_LIMIT_OUT_OF_REACH: i64 = 1_000_000_000;
-/// Messages ready in a work queue; further ones are refused, and the publisher is told.
-const WORK_QUEUE_LENGTH: i64 = 200_000;
+/// In the suspects' queue one message at a time is delivered: what is returned there was killing its worker alone.
+const SUSPECT_DELIVERY_LIMIT: i64 = 3;
 /// Progress is news of the moment: the oldest is dropped.
 const PROGRESS_QUEUE_LENGTH: i64 = 10_000;
+
+/// What a deployment may choose of the topology. It becomes part of the queues: queues that stand keep what they have.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    /// Every wait is multiplied by it.
+    pub time: f64,
+    /// Messages ready in a work queue; further ones are refused, and the publisher is told.
+    pub queue_length: u32,
+}
+
+impl Scale {
+    /// That of the product.
+    pub const FULL: Self = Self { time: 1.0, queue_length: 200_000 };
+}
 
 /// Everything that one service, or all together, declare.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -71,12 +85,12 @@ pub struct Binding {
 }
 
 impl Topology {
-    /// Everything, with every wait multiplied by `time_scale`.
+    /// Everything.
     #[must_use]
-    pub fn all(time_scale: f64) -> Self {
+    pub fn all(scale: Scale) -> Self {
         let mut topology = Self::default();
         for row in SERVICES {
-            topology.add_service(row, time_scale);
+            topology.add_service(row, scale);
         }
         topology
     }
@@ -84,24 +98,31 @@ impl Topology {
     /// What one service declares: the exchanges, the queues of the kinds that it does or publishes, and the tracker's, so that no
     /// final event is lost while nothing that tracks has ever run.
     #[must_use]
-    pub fn of(service: &ServiceRow, time_scale: f64) -> Self {
+    pub fn of(service: &ServiceRow, scale: Scale) -> Self {
         let mut topology = Self::default();
-        topology.add_service(service, time_scale);
+        topology.add_service(service, scale);
         topology
     }
 
-    fn add_service(&mut self, row: &ServiceRow, time_scale: f64) {
+    fn add_service(&mut self, row: &ServiceRow, scale: Scale) {
         self.add_exchanges();
         self.add_tracker();
         let own = row.works.iter().filter_map(|name| worker(name));
         let published = row.publishes.iter().filter_map(|kind| worker_of(kind));
         for row in own.chain(published) {
-            self.add_worker(row, time_scale);
+            self.add_worker(row, scale);
         }
     }
 
     fn add_exchanges(&mut self) {
-        let plain = [(JOBS, "topic"), (EVENTS, "topic"), (DELAY, "topic"), (DEAD, "direct"), (UNROUTABLE, "fanout")];
+        let plain = [
+            (JOBS, "topic"),
+            (EVENTS, "topic"),
+            (DELAY, "topic"),
+            (DEAD, "direct"),
+            (UNROUTABLE, "fanout"),
+            (CONTROL, "fanout"),
+        ];
         for (name, kind) in plain {
             self.exchanges.insert(name.to_owned(), Exchange { kind, alternate: None });
         }
@@ -135,32 +156,38 @@ impl Topology {
         self.add_dead_queue("tracker.dead");
     }
 
-    fn add_worker(&mut self, row: &WorkerRow, time_scale: f64) {
-        for lane in LANES {
+    fn add_worker(&mut self, row: &WorkerRow, scale: Scale) {
+        for lane in Lane::ALL {
             let queue = row.queue(lane);
             let mut arguments = quorum(DELIVERY_LIMIT);
             dead_letter(&mut arguments, &row.dead_queue());
-            arguments.insert("x-max-length", Argument::Int(WORK_QUEUE_LENGTH));
+            arguments.insert("x-max-length", Argument::Int(scale.queue_length.into()));
             self.add_queue(&queue, arguments);
             for kind in row.kinds {
-                self.bind(JOBS, &format!("{kind}.{lane}"), &queue);
+                self.bind(JOBS, &format!("{kind}.{}", lane.as_str()), &queue);
             }
             self.bind(RETURN, &format!("{queue}.*"), &queue);
         }
-        for tier in row.retry.tiers() {
-            self.add_delay(row, tier.name, tier.length, time_scale);
-            self.add_delay(row, &early(tier), tier.length.mul_f64(0.75), time_scale);
+        // Without a length: a worker that moves a message there must not be refused.
+        let suspect = row.suspect_queue();
+        let mut arguments = quorum(SUSPECT_DELIVERY_LIMIT);
+        dead_letter(&mut arguments, &row.dead_queue());
+        self.add_queue(&suspect, arguments);
+        self.bind(RETURN, &format!("{suspect}.*"), &suspect);
+        for tier in row.tiers() {
+            self.add_delay(row, tier.name, tier.length, scale);
+            self.add_delay(row, &early(tier), tier.length.mul_f64(0.75), scale);
         }
         self.add_dead_queue(&row.dead_queue());
     }
 
-    fn add_delay(&mut self, row: &WorkerRow, tier: &str, wait: Duration, time_scale: f64) {
+    fn add_delay(&mut self, row: &WorkerRow, tier: &str, wait: Duration, scale: Scale) {
         let queue = row.delay_queue(tier);
         let mut arguments = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
         // No routing key: an expired message keeps its own, `<origin queue>.<tier>`, and finds back by it.
         arguments.insert("x-dead-letter-exchange", Argument::Text(RETURN.to_owned()));
         arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
-        let millis = i64::try_from(wait.mul_f64(time_scale).as_millis()).unwrap_or(i64::MAX).max(1);
+        let millis = i64::try_from(wait.mul_f64(scale.time).as_millis()).unwrap_or(i64::MAX).max(1);
         arguments.insert("x-message-ttl", Argument::Int(millis));
         self.add_queue(&queue, arguments);
         self.bind(DELAY, &format!("{}.*.{tier}", row.name), &queue);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::jobs::{Job, RenderReport};
 
-use super::{DEAD, DELAY, EVENTS, JOBS, RETURN, SERVICES, ServiceRow, UNROUTABLE, worker_of};
+use super::{CONTROL, DEAD, DELAY, EVENTS, JOBS, RETURN, SERVICES, ServiceRow, UNROUTABLE, worker_of};
 
 /// The virtual host of the product.
 const VHOST: &str = "postroom";
@@ -46,13 +46,18 @@ fn service_permission(row: &ServiceRow) -> Value {
         .chain(row.publishes.iter().filter_map(|kind| worker_of(kind)).map(|worker| worker.name))
         .collect();
     let queues = workers.iter().map(|worker| format!(r"{worker}\..*"));
-    let queues: Vec<String> = queues.chain([r"tracker\..*".to_owned(), escaped(UNROUTABLE)]).collect();
-    let exchanges = [JOBS, EVENTS, DELAY, RETURN, DEAD].map(escaped);
+    // The last is where each process hears what it is told.
+    let own = [r"tracker\..*".to_owned(), escaped(UNROUTABLE), format!(r"control\.{}\..*", row.name)];
+    let queues: Vec<String> = queues.chain(own).collect();
+    let exchanges = [JOBS, EVENTS, DELAY, RETURN, DEAD, CONTROL].map(escaped);
     let all = format!("^({}|{})$", exchanges.join("|"), queues.join("|"));
     // A service that publishes no kind may not put work on the exchange; it must still read it to bind its queues.
     let mut writable: Vec<String> = [EVENTS, DELAY, RETURN, DEAD].map(escaped).to_vec();
     if !row.publishes.is_empty() {
         writable.push(escaped(JOBS));
+    }
+    if row.controls {
+        writable.push(escaped(CONTROL));
     }
     let write = format!("^({}|{})$", writable.join("|"), queues.join("|"));
     permission(row.name, &all, &write, &all)

@@ -1,9 +1,9 @@
-use super::{Argument, JOBS, LANES, SERVICES, Topology, WORKERS, definitions, service, worker_of};
+use super::{Argument, JOBS, Lane, SERVICES, Scale, Topology, WORKERS, definitions, service, worker_of};
 
 /// A change of the table is reviewed like a migration: arguments of a live queue cannot be changed.
 #[test]
 fn the_whole_expanded_topology_is_as_reviewed() {
-    insta::assert_json_snapshot!("topology", Topology::all(1.0));
+    insta::assert_json_snapshot!("topology", Topology::all(Scale::FULL));
 }
 
 #[test]
@@ -19,8 +19,8 @@ fn the_brokers_definitions_are_those_of_the_table() {
 
 #[test]
 fn only_work_queues_are_bound_to_the_jobs_exchange_and_without_wildcards() {
-    let work: Vec<String> = WORKERS.iter().flat_map(|row| LANES.iter().map(|lane| row.queue(lane))).collect();
-    for binding in Topology::all(1.0).bindings.iter().filter(|binding| binding.exchange == JOBS) {
+    let work: Vec<String> = WORKERS.iter().flat_map(|row| Lane::ALL.map(|lane| row.queue(lane))).collect();
+    for binding in Topology::all(Scale::FULL).bindings.iter().filter(|binding| binding.exchange == JOBS) {
         assert!(work.contains(&binding.queue), "{binding:?}");
         assert!(!binding.key.contains(['*', '#']), "{binding:?}");
     }
@@ -28,7 +28,7 @@ fn only_work_queues_are_bound_to_the_jobs_exchange_and_without_wildcards() {
 
 #[test]
 fn every_queue_that_dead_letters_does_so_at_least_once() {
-    for (name, queue) in Topology::all(1.0).queues {
+    for (name, queue) in Topology::all(Scale::FULL).queues {
         let text = |argument| queue.arguments.get(argument).cloned();
         assert_eq!(text("x-queue-type"), Some(Argument::Text("quorum".to_owned())), "{name}");
         assert!(matches!(text("x-delivery-limit"), Some(Argument::Int(1..))), "{name}");
@@ -62,14 +62,14 @@ fn every_service_names_workers_and_kinds_that_exist() {
 
 #[test]
 fn a_service_declares_what_it_needs_and_no_more() {
-    let topology = Topology::of(service("email-worker").unwrap(), 1.0);
+    let topology = Topology::of(service("email-worker").unwrap(), Scale::FULL);
     assert!(topology.queues.contains_key("email.normal") && topology.queues.contains_key("email.delay.30s-early"));
     assert!(!topology.queues.keys().any(|name| name.starts_with("report.")));
 }
 
 #[test]
 fn the_time_scale_shortens_every_wait() {
-    let topology = Topology::all(0.01);
+    let topology = Topology::all(Scale { time: 0.01, ..Scale::FULL });
     assert_eq!(topology.queues["email.delay.30s"].arguments["x-message-ttl"], Argument::Int(300));
     assert_eq!(topology.queues["email.delay.30s-early"].arguments["x-message-ttl"], Argument::Int(225));
 }

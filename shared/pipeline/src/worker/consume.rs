@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::LinkState;
 use crate::consumer::Consume;
 use crate::publisher::Publisher;
-use crate::topology::{self, LANES, ServiceRow, WorkerRow};
+use crate::topology::{self, Lane, ServiceRow, WorkerRow};
 
 use super::executor::HandlerThreads;
 use super::handler::Handlers;
@@ -78,7 +78,7 @@ pub(crate) async fn work(runtime: Runtime) {
     let handlers = Arc::new(runtime.handlers);
     let mut queues = JoinSet::new();
     for row in runtime.service.works.iter().filter_map(|name| topology::worker(name)) {
-        for lane in LANES {
+        for lane in Lane::ALL {
             let worker = Arc::new(Worker {
                 row,
                 queue: row.queue(lane),
@@ -91,8 +91,7 @@ pub(crate) async fn work(runtime: Runtime) {
             let consume = Consume {
                 link: runtime.link.clone(),
                 queue: worker.queue.clone(),
-                // The next job is at hand when one ends, and no more wait here that another process could do.
-                prefetch: concurrency.saturating_mul(2),
+                prefetch: row.prefetch.with(concurrency),
                 permits: Arc::clone(&permits),
                 drain: runtime.drain.clone(),
                 consuming: runtime.consuming.clone(),

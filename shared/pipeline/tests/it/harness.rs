@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backing::Vhost;
-use chrono::Utc;
 use pipeline::jobs::Noop;
 use pipeline::{
     Broker, BrokerSettings, BrokerState, Done, Failure, Handler, Handlers, JobContext, OutgoingJob, WorkerSettings,
@@ -32,7 +31,7 @@ pub(crate) async fn empty_vhost() -> Vhost {
 }
 
 pub(crate) fn settings(url: &str) -> BrokerSettings {
-    serde_json::from_value(json!({"url": url, "time_scale": TIME_SCALE})).unwrap()
+    serde_json::from_value(json!({"url": url, "time_scale": TIME_SCALE, "queue_length": 200_000})).unwrap()
 }
 
 /// A connected service of that name.
@@ -44,13 +43,8 @@ pub(crate) async fn broker(vhost: &Vhost, service: &str) -> Broker {
 }
 
 pub(crate) fn job(note: &str) -> OutgoingJob<Noop> {
-    OutgoingJob {
-        id: Uuid::now_v7(),
-        owner: Some("alice".to_owned()),
-        correlation_id: None,
-        accepted_at: Utc::now(),
-        payload: Noop { note: note.to_owned() },
-    }
+    let payload = Noop { note: note.to_owned() };
+    OutgoingJob { owner: Some("alice".to_owned()), ..OutgoingJob::new(Uuid::now_v7(), payload) }
 }
 
 /// A handler made of a closure.

@@ -82,6 +82,8 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         ("email-worker", Consume("email.normal")),
         ("web", Ask("report.render.bulk")),
         ("pdf-report", Ask("email.send.bulk")),
+        ("dispatcher", Ask("email.send.normal")),
+        ("web", Publish("postroom.control")),
         ("partner", Ask("report.render.bulk")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
@@ -91,6 +93,10 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     }
     let refused = [
         ("email-worker", Ask("email.send.bulk")),
+        ("email-worker", Publish("postroom.control")),
+        ("partner", Publish("postroom.control")),
+        ("dispatcher", Ask("noop.run.normal")),
+        ("dispatcher", Consume("email.normal")),
         ("web", Ask("email.send.bulk")),
         ("pdf-report", Ask("report.render.bulk")),
         ("partner", Ask("email.send.bulk")),
