@@ -7,7 +7,7 @@ use tokio::time::timeout;
 use web::Limits;
 
 use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, problem, wait};
-use crate::proxy::Proxy;
+use backing::Proxy;
 
 #[tokio::test]
 async fn the_events_of_a_job_arrive_in_order_and_end_with_the_final_one() {
