@@ -31,12 +31,20 @@ pub(crate) async fn empty_vhost() -> Vhost {
 }
 
 pub(crate) fn settings(url: &str) -> BrokerSettings {
-    serde_json::from_value(json!({"url": url, "time_scale": TIME_SCALE, "queue_length": 200_000})).unwrap()
+    settings_at(TIME_SCALE, url)
+}
+
+fn settings_at(time_scale: f64, url: &str) -> BrokerSettings {
+    serde_json::from_value(json!({"url": url, "time_scale": time_scale, "queue_length": 200_000})).unwrap()
 }
 
 /// A connected service of that name.
 pub(crate) async fn broker(vhost: &Vhost, service: &str) -> Broker {
-    let broker = Broker::start(&settings(&vhost.url(service)), service).unwrap();
+    broker_at(TIME_SCALE, vhost, service).await
+}
+
+async fn broker_at(time_scale: f64, vhost: &Vhost, service: &str) -> Broker {
+    let broker = Broker::start(&settings_at(time_scale, &vhost.url(service)), service).unwrap();
     let state = broker.publishing_state();
     vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
     broker
@@ -75,7 +83,16 @@ impl Worker {
     }
 
     pub(crate) async fn with(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
-        let broker = broker(vhost, "noop-worker").await;
+        Self::at(TIME_SCALE, vhost, concurrency, handlers).await
+    }
+
+    /// At time scale 1 a run may take 30 s. The virtual host must be empty: queues keep the waits that they were declared with.
+    pub(crate) async fn patient(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
+        Self::at(1.0, vhost, concurrency, handlers).await
+    }
+
+    async fn at(time_scale: f64, vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
+        let broker = broker_at(time_scale, vhost, "noop-worker").await;
         let drain = CancellationToken::new();
         let settings: WorkerSettings = serde_json::from_value(json!({"concurrency": concurrency})).unwrap();
         let task = tokio::spawn(broker.work(handlers, &settings, drain.clone(), CancellationToken::new()));

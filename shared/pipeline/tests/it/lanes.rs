@@ -4,10 +4,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use pipeline::jobs::Noop;
 use pipeline::topology::Lane;
-use pipeline::{Done, OutgoingJob, Publisher};
+use pipeline::{Done, Handlers, OutgoingJob, Publisher};
 use tokio::sync::Semaphore;
 
-use crate::harness::{Notes, With, Worker, broker, job, vhost};
+use crate::harness::{Notes, With, Worker, broker, empty_vhost, job, vhost};
 
 fn in_lane(lane: Lane) -> OutgoingJob<Noop> {
     OutgoingJob { lane, ..job(lane.as_str()) }
@@ -53,7 +53,7 @@ async fn an_urgent_job_does_not_wait_for_ten_thousand_bulk_ones() {
 
 #[tokio::test]
 async fn a_place_is_kept_for_urgent_jobs_while_others_take_all_the_rest() {
-    let vhost = vhost().await;
+    let vhost = empty_vhost().await;
     let done = Notes::default();
     let gate = Arc::new(Semaphore::new(0));
     let handler = {
@@ -69,12 +69,17 @@ async fn a_place_is_kept_for_urgent_jobs_while_others_take_all_the_rest() {
             }
         })
     };
-    let worker = Worker::start(&vhost, 3, handler).await;
+    let worker = Worker::patient(&vhost, 3, Handlers::new().register(handler)).await;
+    let mut retrying = vhost.listen("postroom.events", "job.retrying").await;
     let publisher = worker.broker.publisher();
     publish(&publisher, Lane::Bulk, 5).await;
     publish(&publisher, Lane::Normal, 5).await;
     publish(&publisher, Lane::Urgent, 5).await;
-    vhost.wait("every urgent one is done", || async { done.all() == ["urgent"; 5] }).await;
+    let urgent_done = vhost.wait("every urgent one is done", || async { done.all() == ["urgent"; 5] });
+    tokio::select! {
+        () = urgent_done => {}
+        _ = retrying.next() => panic!("a place was free only because a job that had one was out of time"),
+    }
     gate.add_permits(100);
     vhost.wait("all are done", || async { done.all().len() == 15 }).await;
     worker.stop().await;
