@@ -6,7 +6,7 @@ use reqwest::Method;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::harness::{Notes, With, Worker, broker, empty_vhost, job};
+use crate::harness::{Notes, With, Worker, broker, job, patient_vhost};
 
 const FINAL: [&str; 5] = ["job.succeeded", "job.refused", "job.cancelled", "job.dead", "job.retrying"];
 
@@ -36,7 +36,7 @@ async fn finish(vhost: Vhost, worker: Worker, web: Broker) {
 
 #[tokio::test]
 async fn a_running_job_is_told_to_stop_and_only_that_one() {
-    let vhost = empty_vhost().await;
+    let vhost = patient_vhost().await;
     let mut events = vhost.listen_to("postroom.events", &FINAL).await;
     let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let handler = {
@@ -70,7 +70,7 @@ async fn a_running_job_is_told_to_stop_and_only_that_one() {
 
 #[tokio::test]
 async fn a_handler_that_does_not_heed_is_dropped_and_one_that_is_done_all_the_same_is_done() {
-    let vhost = empty_vhost().await;
+    let vhost = patient_vhost().await;
     let mut events = vhost.listen_to("postroom.events", &FINAL).await;
     let begun = Arc::new(Notify::new());
     let handler = {
@@ -102,7 +102,7 @@ async fn a_handler_that_does_not_heed_is_dropped_and_one_that_is_done_all_the_sa
 
 #[tokio::test]
 async fn a_job_that_waits_is_cancelled_when_its_turn_comes_and_one_that_ended_is_not_run_again() {
-    let vhost = empty_vhost().await;
+    let vhost = patient_vhost().await;
     let mut events = vhost.listen_to("postroom.events", &FINAL).await;
     let (unwanted, ended, unknown) = (job(""), job(""), job(""));
     let runs = Notes::default();

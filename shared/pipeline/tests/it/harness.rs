@@ -26,6 +26,13 @@ pub(crate) async fn vhost() -> Vhost {
     vhost
 }
 
+/// The same, at time scale 1: a run may take 30 s.
+pub(crate) async fn patient_vhost() -> Vhost {
+    let vhost = empty_vhost().await;
+    broker_at(1.0, &vhost, "noop-worker").await.close().await;
+    vhost
+}
+
 pub(crate) async fn empty_vhost() -> Vhost {
     Vhost::create(&topology::definitions()).await
 }
@@ -86,7 +93,7 @@ impl Worker {
         Self::at(TIME_SCALE, vhost, concurrency, handlers).await
     }
 
-    /// At time scale 1 a run may take 30 s. The virtual host must be empty: queues keep the waits that they were declared with.
+    /// At time scale 1, for a virtual host made for that.
     pub(crate) async fn patient(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
         Self::at(1.0, vhost, concurrency, handlers).await
     }
@@ -97,7 +104,7 @@ impl Worker {
         let settings: WorkerSettings = serde_json::from_value(json!({"concurrency": concurrency})).unwrap();
         let task = tokio::spawn(broker.work(handlers, &settings, drain.clone(), CancellationToken::new()));
         let state = broker.consuming_state();
-        vhost.wait("consuming", || async { state() == BrokerState::Consuming }).await;
+        vhost.wait("consuming", || async { matches!(state(), BrokerState::Consuming | BrokerState::Paused(_)) }).await;
         Self { broker, drain, task }
     }
 

@@ -7,7 +7,7 @@ use pipeline::topology::Lane;
 use pipeline::{Done, Handlers, OutgoingJob, Publisher};
 use tokio::sync::Semaphore;
 
-use crate::harness::{Notes, With, Worker, broker, empty_vhost, job, vhost};
+use crate::harness::{Notes, With, Worker, broker, job, patient_vhost, vhost};
 
 fn in_lane(lane: Lane) -> OutgoingJob<Noop> {
     OutgoingJob { lane, ..job(lane.as_str()) }
@@ -53,7 +53,7 @@ async fn an_urgent_job_does_not_wait_for_ten_thousand_bulk_ones() {
 
 #[tokio::test]
 async fn a_place_is_kept_for_urgent_jobs_while_others_take_all_the_rest() {
-    let vhost = empty_vhost().await;
+    let vhost = patient_vhost().await;
     let done = Notes::default();
     let gate = Arc::new(Semaphore::new(0));
     let handler = {

@@ -49,12 +49,14 @@ async fn a_long_outage_buries_nothing_spends_no_attempt_and_work_goes_on_after_i
     let (relay, runs) = (Relay::default(), Notes::default());
     let mut retrying = vhost.listen("postroom.events", "job.retrying").await;
     relay.set_away(true);
-    let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
-    let publisher = worker.broker.publisher();
+    let publishing = broker(&vhost, "noop-worker").await;
+    let publisher = publishing.publisher();
     let jobs: Vec<_> = (0..60).map(|_| job("")).collect();
+    // There before the worker is: it takes them all in hand, and begins a few.
     for job in &jobs[..40] {
         publisher.publish_job(job).await.unwrap();
     }
+    let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
     let state = worker.broker.consuming_state();
     vhost.wait("paused", || async { state() == BrokerState::Paused(vec!["relay"]) }).await;
     let (_, event) = retrying.next_json().await;
@@ -74,6 +76,7 @@ async fn a_long_outage_buries_nothing_spends_no_attempt_and_work_goes_on_after_i
     }
     assert_eq!(state(), BrokerState::Consuming);
     worker.stop().await;
+    publishing.close().await;
     vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[]).await;
 }
