@@ -8,7 +8,7 @@ use std::time::Duration;
 use backing::{Database, Vhost};
 use chrono::Utc;
 use pipeline::{Broker, BrokerState, topology};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use service::http;
 use store::jobs::{JobEvent, JobEventType, NewJob};
@@ -35,6 +35,8 @@ pub(crate) struct Behind {
     pub(crate) listens: bool,
     /// Whether it consumes events.
     pub(crate) tracks: bool,
+    /// How many messages a work queue holds.
+    pub(crate) queue_length: u32,
 }
 
 impl Behind {
@@ -47,11 +49,17 @@ impl Behind {
             http: http::Limits::default(),
             listens: false,
             tracks: false,
+            queue_length: 200_000,
         }
     }
 
     pub(crate) fn broker(vhost: &Vhost) -> Self {
         Self { broker_url: vhost.url("web"), ..Self::nothing() }
+    }
+
+    /// Both, and an ear for the database's notices.
+    pub(crate) fn both(vhost: &Vhost, database: &Database) -> Self {
+        Self { broker_url: vhost.url("web"), ..Self::database(database) }
     }
 
     /// A database, and an ear for its notices.
@@ -84,11 +92,11 @@ impl Web {
         let files = Files::open(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"base_url": "http://shop.example", "secret": "a secret of at least 32 bytes ..."});
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
-        let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": 200_000});
+        let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
         let (changes, drain) = (Changes::default(), CancellationToken::new());
         let app = App::new(
-            &broker.publisher(),
+            &broker,
             pool.clone(),
             files.clone(),
             links.clone(),
@@ -100,6 +108,7 @@ impl Web {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
+        tasks.spawn(app.clone().watch_broker());
         tasks.spawn(web::serve(listener, app.clone(), behind.http));
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
@@ -135,6 +144,11 @@ impl Web {
         format!("http://{}{path}", self.address)
     }
 
+    /// What the API knows of itself.
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
     /// How many requests wait.
     pub(crate) fn waiting(&self) -> usize {
         self.app.waiting()
@@ -150,9 +164,24 @@ impl Web {
         self.client.get(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
     }
 
+    /// Posts as Alice.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(self.url(path)).bearer_auth(ALICE).json(body)
+    }
+
     /// Asks for a report as Alice.
     pub(crate) async fn post_report(&self, body: &Value) -> Response {
-        self.client.post(self.url("/v1/reports")).bearer_auth(ALICE).json(body).send().await.unwrap()
+        self.post("/v1/reports", body).send().await.unwrap()
+    }
+
+    /// The same under a key.
+    pub(crate) async fn post_report_once(&self, key: &str, body: &Value) -> Response {
+        self.post("/v1/reports", body).header("idempotency-key", key).send().await.unwrap()
+    }
+
+    /// Deletes as Alice.
+    pub(crate) async fn delete(&self, path: &str) -> Response {
+        self.client.delete(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
     }
 }
 

@@ -7,11 +7,16 @@
 mod accept;
 mod binary;
 mod broker_faults;
+mod cancel;
 mod download;
+mod full_queue;
 mod harness;
+mod idempotency;
 mod limits;
 mod openapi;
+mod outbox;
 mod proxy;
+mod schedules;
 mod status;
 mod stream;
 mod tracking;
