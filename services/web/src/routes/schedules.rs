@@ -52,7 +52,8 @@ pub(crate) struct RecurringReport {
     #[serde(deserialize_with = "word")]
     #[schema(value_type = ReportName)]
     report: ReportKind,
-    /// The days that it covers, all of them over on the day that it is due.
+    /// The days that it covers, all of them over on the day that it is due, by the clock of the schedule: `last-week` is the latest
+    /// whole week, Monday to Sunday; `last-month`, `last-quarter` and `last-year` are the latest whole ones of the calendar.
     #[serde(deserialize_with = "word")]
     #[schema(value_type = RelativePeriodName)]
     period: RelativePeriod,

@@ -279,6 +279,8 @@ pub(crate) struct Told {
     pub(crate) id: Uuid,
     pool: PgPool,
     run: Uuid,
+    /// Of the run: replays, attempt, redeliveries.
+    place: (u32, u32, u32),
     sequence: u32,
 }
 
@@ -287,10 +289,15 @@ impl Told {
         let id = Uuid::now_v7();
         let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
         store::jobs::record_queued(&web.pool, &job).await.unwrap();
-        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), sequence: 0 }
+        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 
-    /// The next event of its first run.
+    /// What is told from now on is of another run.
+    pub(crate) fn begin_run(&mut self, replays: u32, attempt: u32, redeliveries: u32) {
+        (self.run, self.place, self.sequence) = (Uuid::now_v7(), (replays, attempt, redeliveries), 0);
+    }
+
+    /// The next event of its run, which is its first if no other was begun.
     pub(crate) async fn tell(&mut self, event_type: JobEventType, data: Value) {
         self.sequence += 1;
         let event = JobEvent {
@@ -300,9 +307,9 @@ impl Told {
             owner: Some("alice".to_owned()),
             event_type,
             run_id: Some(self.run),
-            replays: 0,
-            attempt: 1,
-            redeliveries: 0,
+            replays: self.place.0,
+            attempt: self.place.1,
+            redeliveries: self.place.2,
             sequence: self.sequence,
             worker: Some("pdf-report@10.0.0.7:1".to_owned()),
             at: Utc::now(),

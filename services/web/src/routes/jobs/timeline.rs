@@ -209,3 +209,122 @@ impl EventView {
         Self { number: event.number, event_type: event.event_type, attempt: event.attempt, at: event.at, data }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::{DateTime, TimeDelta, Utc};
+    use serde_json::{Value, json};
+    use store::jobs::{Effect, JobEventRow, JobEventType as Type};
+    use uuid::{Builder, Uuid};
+
+    use super::{AFTER_ALL, Counters, Place, RunOutcome, count, runs};
+
+    fn second(second: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(second)
+    }
+
+    /// The id of a run that began at that second.
+    fn run(began: u64) -> Uuid {
+        Builder::from_unix_timestamp_millis(began * 1000, &[0; 10]).into_uuid()
+    }
+
+    /// `at` is in seconds, and the event's number.
+    fn event(at: i64, event_type: Type, run_id: Option<Uuid>, place: Place, data: Value) -> JobEventRow {
+        JobEventRow {
+            number: at,
+            event_id: Uuid::nil(),
+            event_type,
+            effect: Effect::Moved,
+            run_id,
+            replays: place.0,
+            attempt: place.1,
+            redeliveries: place.2,
+            sequence: 1,
+            worker: run_id.map(|_| "pdf-report@10.0.0.7:12".to_owned()),
+            at: second(at),
+            data,
+        }
+    }
+
+    /// A job whose worker is lost in the first attempt, fails in the second run of it, dies, is replayed and done.
+    fn eventful() -> Vec<JobEventRow> {
+        let failed = |delay| json!({"failure": {"kind": "error", "reason": "a secret"}, "delay_seconds": delay});
+        vec![
+            event(1, Type::Queued, None, (0, 0, 0), json!({})),
+            event(2, Type::Started, Some(run(2)), (0, 1, 0), json!({})),
+            event(10, Type::Started, Some(run(10)), (0, 1, 1), json!({})),
+            event(12, Type::Retrying, Some(run(10)), (0, 1, 1), failed(5.5)),
+            event(
+                20,
+                Type::Dead,
+                Some(run(19)),
+                (0, 2, 0),
+                json!({"failure": {"kind": "rejected", "reason": "a secret"}}),
+            ),
+            event(30, Type::Queued, None, (1, 0, 0), json!({})),
+            event(32, Type::Succeeded, Some(run(31)), (1, 1, 2), json!({"result": {"pages": 4}})),
+        ]
+    }
+
+    #[test]
+    fn each_run_has_its_worker_its_span_its_end_and_its_next_try() {
+        let runs = runs(eventful(), false);
+        let shown: Vec<_> = runs.iter().map(|run| (run.outcome, run.started_at, run.ended_at)).collect();
+        let at = |at| Some(second(at));
+        let expected = [
+            (None, None, None),
+            (Some(RunOutcome::Lost), at(2), None),
+            (Some(RunOutcome::Retrying), at(10), at(12)),
+            // Too short to tell of its start.
+            (Some(RunOutcome::Dead), at(19), at(20)),
+            (None, None, None),
+            (Some(RunOutcome::Succeeded), at(31), at(32)),
+        ];
+        assert_eq!(shown, expected);
+        let places: Vec<_> = runs.iter().map(|run| (run.replays, run.attempt, run.redeliveries)).collect();
+        assert_eq!(places, [(0, 0, 0), (0, 1, 0), (0, 1, 1), (0, 2, 0), (1, 0, 0), (1, 1, 2)]);
+        assert_eq!(runs[2].next_try_at, Some(second(17) + TimeDelta::milliseconds(500)));
+        assert_eq!(runs[2].error, Some(json!({"kind": "error"})));
+        assert_eq!(runs[5].error, None);
+        assert!(runs.iter().all(|run| run.worker == run.run_id.map(|_| "pdf-report".to_owned())));
+        let text = serde_json::to_string(&runs).unwrap();
+        assert!(!text.contains("secret") && !text.contains("10.0.0"), "{text}");
+    }
+
+    #[test]
+    fn attempts_and_redeliveries_are_counted_apart_and_through_replays() {
+        assert_eq!(count(&[]), Counters::default());
+        assert_eq!(count(&eventful()), Counters { attempts: 3, redeliveries: 3 });
+    }
+
+    #[test]
+    fn of_the_runs_of_a_running_job_the_latest_is_running() {
+        let mut events = eventful();
+        events.truncate(3);
+        let outcomes = |events: &[JobEventRow], running| -> Vec<_> {
+            runs(events.to_vec(), running).iter().filter_map(|run| run.outcome).collect()
+        };
+        assert_eq!(outcomes(&events, true), [RunOutcome::Lost, RunOutcome::Running]);
+        assert_eq!(outcomes(&events, false), [RunOutcome::Lost, RunOutcome::Lost]);
+    }
+
+    #[test]
+    fn what_the_broker_gave_up_is_no_run_and_no_redelivery() {
+        let dead = json!({"failure": {"kind": "delivery_limit", "reason": "a secret"}});
+        let events = vec![
+            event(2, Type::Started, Some(run(2)), (0, 1, 20), json!({})),
+            event(3, Type::Dead, None, (0, 1, AFTER_ALL), dead),
+        ];
+        assert_eq!(count(&events), Counters { attempts: 1, redeliveries: 20 });
+        let [lost, dead] = runs(events, false).try_into().ok().unwrap();
+        assert_eq!((lost.outcome, dead.outcome, dead.redeliveries), (Some(RunOutcome::Lost), None, 0));
+        assert_eq!(dead.error, Some(json!({"kind": "delivery_limit"})));
+    }
+
+    #[test]
+    fn a_foreign_worker_may_leave_out_what_it_does_not_know() {
+        let foreign = event(3, Type::Succeeded, Some(Uuid::from_u128(7)), (0, 1, 0), json!(null));
+        let [run] = runs(vec![JobEventRow { worker: None, ..foreign }], false).try_into().ok().unwrap();
+        assert_eq!((run.outcome, run.started_at, run.worker), (Some(RunOutcome::Succeeded), None, None));
+    }
+}
