@@ -42,7 +42,7 @@ pub struct JobReference {
 /// Which run of it. Events are ordered by (`replays`, `attempt`, `redeliveries`, `sequence`), however they arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunReference {
-    /// The run's own id.
+    /// The run's own id. Made when it begins: a version 7 UUID holds that moment.
     pub id: Uuid,
     /// The process that ran it, `<service>@<host>:<process id>`.
     pub worker: String,
@@ -54,9 +54,6 @@ pub struct RunReference {
     pub redeliveries: u32,
     /// Growing from 1 within the run.
     pub sequence: u32,
-    /// When it began.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// What happened, by type.

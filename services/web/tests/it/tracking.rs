@@ -31,7 +31,7 @@ async fn what_a_worker_tells_is_shown() {
         let (publisher, owner) = (worker.publisher(), Some("alice".to_owned()));
         let job = JobReference { id, kind: "report.render".to_owned(), owner };
         let worker = "pdf-report@host:1".to_owned();
-        let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence, started_at: None };
+        let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence };
         let event = Event::new(job, Some(run), body);
         async move { publisher.publish_event(&event).await }
     };

@@ -4,7 +4,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::Utc;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, abortable};
 use lapin::BasicProperties;
@@ -50,7 +49,6 @@ impl Received {
             attempt: known.map_or(1, |envelope| envelope.attempt),
             redeliveries: known.map_or(0, |envelope| envelope.redeliveries),
             sequence: 0,
-            started_at: Some(Utc::now()),
         };
         Self { envelope, told: false, begun: Instant::now(), run }
     }
