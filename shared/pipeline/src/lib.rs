@@ -1,5 +1,5 @@
 //! The wire: message contracts, topology as data, the publisher, the worker runtime with retries and dead letters.
-//! It knows no database, no cache and no HTTP.
+//! It knows no database, no cache, and of HTTP only the broker's management API.
 
 mod broker;
 mod connection;

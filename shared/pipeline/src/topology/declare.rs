@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
+use super::verify::{Difference, refusal};
 use super::{Argument, Topology};
 
 /// A declaration of one thing; generous, because a cluster elects a leader for each new quorum queue.
@@ -24,9 +25,32 @@ pub(crate) struct DeclareError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeclareFailure {
     #[error(transparent)]
-    Broker(#[from] lapin::Error),
+    Broker(lapin::Error),
     #[error("no answer from the broker in {} s", DEADLINE.as_secs())]
     Late(#[from] tokio::time::error::Elapsed),
+    /// It stands there already, and is not the same.
+    #[error("{0}")]
+    Differs(Difference),
+}
+
+impl DeclareError {
+    /// Whether what stands there has to be mended by a person first.
+    pub(crate) fn differs(&self) -> bool {
+        matches!(self.source, DeclareFailure::Differs(_))
+    }
+}
+
+impl From<lapin::Error> for DeclareFailure {
+    fn from(error: lapin::Error) -> Self {
+        const PRECONDITION_FAILED: u16 = 406;
+        if let ErrorKind::ProtocolError(refused) = error.kind()
+            && refused.get_id() == PRECONDITION_FAILED
+            && let Some(difference) = refusal(refused.get_message().as_str())
+        {
+            return Self::Differs(difference);
+        }
+        Self::Broker(error)
+    }
 }
 
 /// Declares exchanges, queues and bindings, in this order; each with a deadline.

@@ -5,7 +5,9 @@
 mod death;
 mod faults;
 mod harness;
+mod logs;
 mod permissions;
 mod publishing;
 mod retries;
 mod shutdown;
+mod verify;
