@@ -13,6 +13,7 @@ pub mod message;
 pub mod policy;
 mod publisher;
 pub mod topology;
+pub mod trace;
 mod tracker;
 pub mod worker;
 
@@ -22,5 +23,6 @@ pub use events::{DeadLetter, Event, EventBody};
 pub use jobs::Job;
 pub use message::{OutgoingJob, SealedJob};
 pub use publisher::{PublishError, Publisher};
+pub use trace::TraceContext;
 pub use tracker::{TrackError, TrackEvents};
 pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, OrFail, WorkerSettings};

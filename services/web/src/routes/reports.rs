@@ -1,6 +1,5 @@
 //! Reports: asking for one, and fetching what was made.
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Query, State};
 use axum::http::header::{
@@ -10,10 +9,11 @@ use axum::http::header::{
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use chrono::{NaiveDate, SubsecRound, Utc};
 use pipeline::events::JobReference;
 use pipeline::jobs::{Grouping, Job, Period, RenderReport, ReportKind};
-use pipeline::{Event, EventBody, OutgoingJob};
+use pipeline::{Event, EventBody, OutgoingJob, TraceContext};
 use serde::Deserialize;
 use serde_json::Value;
 use store::files::report_key;
@@ -135,6 +135,7 @@ fn default_grouping(period: &Period) -> Grouping {
 pub(crate) async fn request_report(
     State(app): State<App>,
     caller: Caller,
+    Extension(trace): Extension<TraceContext>,
     StrictJson(request): StrictJson<ReportRequest>,
 ) -> Result<Response, Problem> {
     let Object(days) = request.period;
@@ -150,11 +151,13 @@ pub(crate) async fn request_report(
     // The wire carries microseconds at most; what is shown now and what is read back later are to be the same.
     let accepted_at = Utc::now().trunc_subsecs(6);
     let owner = caller.id().to_owned();
-    let job = OutgoingJob { owner: Some(owner.clone()), accepted_at, ..OutgoingJob::new(id, payload) };
+    let trace = Some(trace);
+    let job =
+        OutgoingJob { owner: Some(owner.clone()), accepted_at, trace: trace.clone(), ..OutgoingJob::new(id, payload) };
     app.publisher.publish_job(&job).await.map_err(|error| Problem::of_publish(error, id))?;
     let job = NewJob { id, kind: RenderReport::KIND.to_owned(), owner, at: accepted_at };
     tracing::info!(job.id = %id, job.kind = job.kind, "accepted");
-    tell_queued(&app, &job).await;
+    tell_queued(&app, &job, trace).await;
 
     let mut response = (StatusCode::ACCEPTED, Json(JobView::queued(&job))).into_response();
     let headers = response.headers_mut();
@@ -167,9 +170,9 @@ pub(crate) async fn request_report(
 }
 
 /// Writes the job down and tells of it. The job is accepted already: what fails here is caught up by the events.
-async fn tell_queued(app: &App, job: &NewJob) {
+async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
-    let event = Event { at: job.at, ..Event::new(reference, None, EventBody::Queued {}) };
+    let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
     let patience = if app.changes.is_live() { app.limits.record } else { app.limits.record_unheard };
     let recorded = timeout(patience, store::jobs::record_queued(&app.pool, job));
     let (recorded, told) = tokio::join!(recorded, app.publisher.publish_event(&event));

@@ -14,4 +14,5 @@ mod openapi;
 mod proxy;
 mod status;
 mod stream;
+mod trace;
 mod tracking;

@@ -5,9 +5,9 @@
 mod death;
 mod faults;
 mod harness;
-mod logs;
 mod permissions;
 mod publishing;
 mod retries;
 mod shutdown;
+mod trace;
 mod verify;

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use backing::Vhost;
+use backing::{Vhost, logs};
 use lapin::options::{QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use pipeline::topology::Lane;
@@ -10,7 +10,6 @@ use serde_json::json;
 use tokio::net::TcpListener;
 
 use crate::harness::{empty_vhost, job, settings, vhost};
-use crate::logs;
 
 fn seeing(vhost: &Vhost, management_url: &str) -> BrokerSettings {
     BrokerSettings { management_url: Some(management_url.parse().unwrap()), ..settings(&vhost.url("noop-worker")) }

@@ -13,7 +13,7 @@ struct Kept;
 
 impl io::Write for Kept {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        LINES.lock().unwrap().extend_from_slice(bytes);
+        LINES.lock().expect("no test panics while it holds the lock").extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -31,7 +31,10 @@ impl MakeWriter<'_> for Kept {
 }
 
 /// Keeps what is logged from now on, of every test of this process.
-pub(crate) fn keep() {
+///
+/// # Panics
+/// When somebody else has installed a subscriber.
+pub fn keep() {
     static KEPT: OnceLock<()> = OnceLock::new();
     KEPT.get_or_init(|| {
         let builder = tracing_subscriber::fmt().with_env_filter("info,pipeline=debug").with_writer(Kept);
@@ -40,8 +43,11 @@ pub(crate) fn keep() {
 }
 
 /// The lines so far that hold a text.
-pub(crate) fn with(text: &str) -> Vec<Value> {
-    let lines = LINES.lock().unwrap();
+///
+/// # Panics
+/// When a test panicked in the middle of a line.
+pub fn with(text: &str) -> Vec<Value> {
+    let lines = LINES.lock().expect("no test panics while it holds the lock");
     let lines = String::from_utf8_lossy(&lines);
     // The last may still be being written.
     lines.lines().filter(|line| line.contains(text)).filter_map(|line| serde_json::from_str(line).ok()).collect()
