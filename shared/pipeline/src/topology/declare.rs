@@ -8,7 +8,7 @@ use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
 use super::verify::{Difference, refusal};
-use super::{Argument, Topology};
+use super::{Argument, Binding, Topology};
 
 /// A declaration of one thing; generous, because a cluster elects a leader for each new quorum queue.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -53,7 +53,7 @@ impl From<lapin::Error> for DeclareFailure {
     }
 }
 
-/// Declares exchanges, queues and bindings, in this order; each with a deadline.
+/// Declares exchanges, then each queue with its bindings; each with a deadline.
 pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), DeclareError> {
     // An alternate exchange must stand before the exchange that names it is of use, so plain ones come first.
     let (plain, with_alternate): (Vec<_>, Vec<_>) =
@@ -79,17 +79,17 @@ pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(name.as_str().into(), options, field_table(&queue.arguments));
         within(&format!("queue \"{name}\""), declared).await?;
-    }
-    for binding in &topology.bindings {
-        let bound = channel.queue_bind(
-            binding.queue.as_str().into(),
-            binding.exchange.into(),
-            binding.key.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        within(&format!("binding \"{}\" -> \"{}\" -> \"{}\"", binding.exchange, binding.key, binding.queue), bound)
-            .await?;
+        // At once, so that nobody who looks sees a queue without its bindings for long.
+        for Binding { exchange, key, queue } in topology.bindings.iter().filter(|binding| binding.queue == *name) {
+            let bound = channel.queue_bind(
+                queue.as_str().into(),
+                (*exchange).into(),
+                key.as_str().into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            within(&format!("binding \"{exchange}\" -> \"{key}\" -> \"{queue}\""), bound).await?;
+        }
     }
     Ok(())
 }

@@ -17,6 +17,8 @@ use crate::topology::Topology;
 const EVERY: Duration = Duration::from_secs(60);
 /// How long a connection's set-up waits for a look; longer than the API's own deadline.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Between a queue's declaration and its bindings, by whoever is just declaring it.
+const DECLARING: Duration = Duration::from_millis(500);
 /// Differences that are told in one line; the log has them all.
 const SHOWN: usize = 5;
 
@@ -38,6 +40,10 @@ impl Inspection {
             Self::Seen(differences) => differences,
             Self::Pending | Self::Unseen(_) => &[],
         }
+    }
+
+    fn is_mendable(&self) -> bool {
+        self.differences().iter().any(|difference| !difference.stays())
     }
 
     /// Why a declaration is refused, where this tells it.
@@ -93,10 +99,15 @@ impl Inspector {
         let looking = async move {
             asked.notified().await;
             loop {
-                let found = match management.look().await {
+                let look = async || match management.look().await {
                     Ok(live) => Inspection::Seen(compare(&own, &all, &live)),
                     Err(error) => Inspection::Unseen(reason(&error)),
                 };
+                let mut found = look().await;
+                if found.is_mendable() {
+                    tokio::time::sleep(DECLARING).await;
+                    found = look().await;
+                }
                 log(&sender.borrow(), &found);
                 sender.send_replace(found);
                 // Asked or not, whichever comes first.
@@ -134,7 +145,7 @@ impl Inspections {
     /// Ends when a look that was not heard of yet finds what declaring would mend.
     pub(crate) async fn mendable(&mut self) {
         while self.latest.changed().await.is_ok() {
-            if self.latest.borrow_and_update().differences().iter().any(|difference| !difference.stays()) {
+            if self.latest.borrow_and_update().is_mendable() {
                 return;
             }
         }
