@@ -29,7 +29,8 @@ async fn main() -> anyhow::Result<()> {
 
     let health = Health::new(&settings.health, metrics)
         .part("consuming", broker.consuming_readiness())
-        .part("publishing", broker.publishing_readiness());
+        .part("publishing", broker.publishing_readiness())
+        .part("topology", broker.topology_readiness());
     let stop_health = CancellationToken::new();
     let mut tasks = Tasks::default();
     tasks.spawn("health", health.serve(stop_health.clone()));

@@ -143,6 +143,7 @@ impl RenderReportHandler {
             owner: context.owner().map(ToOwned::to_owned),
             correlation_id: Some(context.id()),
             accepted_at: context.accepted_at(),
+            trace: Some(context.trace().clone()),
             ..OutgoingJob::new(
                 context.child_id(SendEmail::KIND),
                 SendEmail { to: job.recipient.clone(), message: Message::ReportReady(ready) },

@@ -4,15 +4,17 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::connection::{LinkState, Supervised};
 use crate::fullness::Fullness;
 use crate::publisher::Publisher;
-use crate::topology::{self, Scale, ServiceRow, Topology};
+use crate::topology::{self, Inspector, Management, Scale, ServiceRow, Topology};
 use crate::tracker::{self, TrackEvents};
 use crate::worker::{Handlers, Runtime, WorkerSettings, work};
 
@@ -30,6 +32,10 @@ pub struct BrokerSettings {
     pub time_scale: f64,
     /// Messages ready in a work queue before further ones are refused, 10 to 10,000,000. The queues keep it, too.
     pub queue_length: u32,
+    /// `http://host:15672`: where the broker's management API is, if what stands on the broker is to be compared with the topology.
+    /// User and password are those of `url`; the user needs the tag `management`.
+    #[serde(default)]
+    pub management_url: Option<Url>,
 }
 
 /// Why a broker cannot even be tried.
@@ -44,6 +50,9 @@ pub enum SettingsError {
     /// The length of a queue is out of bounds.
     #[error("broker.queue_length must be 10 to 10,000,000")]
     QueueLength,
+    /// The management URL cannot be used.
+    #[error("broker.management_url: {0}")]
+    ManagementUrl(String),
     /// The service has no row in the topology.
     #[error("the topology has no service \"{0}\"")]
     UnknownService(String),
@@ -71,6 +80,7 @@ pub struct Broker {
     service: &'static ServiceRow,
     publishing: Supervised,
     consuming: Supervised,
+    inspector: Option<Inspector>,
     publisher: Publisher,
     time_scale: f64,
     queue_length: u32,
@@ -92,14 +102,18 @@ impl Broker {
             return Err(SettingsError::QueueLength);
         }
         let uri = with_heartbeat(settings.url.expose_secret())?;
-        let topology = Topology::of(row, Scale { time: settings.time_scale, queue_length: settings.queue_length });
-        let publishing = Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone());
-        let consuming = Supervised::start(uri, format!("{service} consuming"), topology);
+        let scale = Scale { time: settings.time_scale, queue_length: settings.queue_length };
+        let topology = Topology::of(row, scale);
+        let inspector = inspector(settings, &uri, &topology, scale)?;
+        let inspections = || inspector.as_ref().map(Inspector::inspections);
+        let publishing =
+            Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone(), inspections());
+        let consuming = Supervised::start(uri, format!("{service} consuming"), topology, inspections());
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
         let (consumes, _) = watch::channel(BTreeSet::new());
         let (away, _) = watch::channel(BTreeSet::new());
         let BrokerSettings { time_scale, queue_length, .. } = *settings;
-        Ok(Self { service: row, publishing, consuming, publisher, time_scale, queue_length, consumes, away })
+        Ok(Self { service: row, publishing, consuming, inspector, publisher, time_scale, queue_length, consumes, away })
     }
 
     /// The publisher.
@@ -138,6 +152,15 @@ impl Broker {
     pub fn consuming_readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
         let state = self.consuming_state();
         move || readiness(&state(), &BrokerState::Consuming)
+    }
+
+    /// For `/readyz`: whether what stands on the broker is what the topology says, as far as anybody has looked.
+    pub fn topology_readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
+        let inspections = self.inspector.as_ref().map(Inspector::inspections);
+        move || match &inspections {
+            Some(inspections) => inspections.latest().readiness(),
+            None => Ok("not compared: broker.management_url is not set".to_owned()),
+        }
     }
 
     /// Consumes the queues of the service's workers until `drain`, then finishes what has begun, gives back what has not, and
@@ -208,9 +231,24 @@ impl Broker {
 
     /// Closes both connections. Call it last.
     pub async fn close(self) {
+        if let Some(inspector) = self.inspector {
+            inspector.close().await;
+        }
         self.consuming.close().await;
         self.publishing.close().await;
     }
+}
+
+fn inspector(
+    settings: &BrokerSettings,
+    uri: &str,
+    own: &Topology,
+    scale: Scale,
+) -> Result<Option<Inspector>, SettingsError> {
+    let Some(url) = &settings.management_url else { return Ok(None) };
+    let broker = uri.parse::<AMQPUri>().map_err(SettingsError::Url)?;
+    let management = Management::new(url, &broker).map_err(|error| SettingsError::ManagementUrl(error.to_string()))?;
+    Ok(Some(Inspector::start(management, own.clone(), Topology::all(scale), scale.time)))
 }
 
 fn readiness(state: &BrokerState, ready: &BrokerState) -> Result<String, String> {
@@ -239,7 +277,7 @@ fn state_of(link: watch::Receiver<LinkState>) -> impl Fn() -> BrokerState + Send
 
 /// 10 s notices a dead peer soon and stands a slow one; the broker's own 60 s is too long for people who wait.
 fn with_heartbeat(url: &str) -> Result<String, SettingsError> {
-    url.parse::<lapin::uri::AMQPUri>().map_err(SettingsError::Url)?;
+    url.parse::<AMQPUri>().map_err(SettingsError::Url)?;
     if url.contains("heartbeat=") {
         return Ok(url.to_owned());
     }

@@ -4,6 +4,7 @@
 mod declare;
 mod expand;
 mod permissions;
+mod verify;
 
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::policy::{self, RetryPolicy, Tier};
 pub(crate) use declare::{DeclareError, declare};
 pub use expand::{Argument, Binding, Exchange, Queue, Scale, Topology};
 pub use permissions::definitions;
+pub(crate) use verify::{Inspection, Inspections, Inspector, Management};
 
 /// Work to do: topic exchange, routing key `<kind>.<lane>`.
 pub const JOBS: &str = "postroom.jobs";

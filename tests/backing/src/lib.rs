@@ -2,6 +2,7 @@
 //! PostgreSQL. Started by `compose/up rabbitmq postgres mail`; where they are and how to sign in stands in `compose/.env`.
 
 mod database;
+pub mod logs;
 mod proxy;
 mod vhost;
 

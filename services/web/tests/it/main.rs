@@ -18,4 +18,5 @@ mod outbox;
 mod schedules;
 mod status;
 mod stream;
+mod trace;
 mod tracking;

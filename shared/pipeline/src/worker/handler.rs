@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::events::{JobReference, Progress};
 use crate::jobs::Job;
 use crate::message::Envelope;
+use crate::trace::TraceContext;
 
 use super::dependencies::{Probe, probe};
 
@@ -185,6 +186,12 @@ impl JobContext {
     #[must_use]
     pub fn accepted_at(&self) -> DateTime<Utc> {
         self.envelope.accepted_at
+    }
+
+    /// This run's place in the job's trace: for the jobs that it causes and the requests that it makes.
+    #[must_use]
+    pub fn trace(&self) -> &TraceContext {
+        &self.envelope.trace
     }
 
     /// Cancelled when nobody waits for the answer any more.

@@ -40,7 +40,10 @@ pub(super) struct Received {
 
 impl Received {
     pub(super) fn decode(worker: &Worker, delivery: &Delivery) -> Self {
-        let envelope = Envelope::read(&delivery.properties);
+        let mut envelope = Envelope::read(&delivery.properties);
+        if let Ok(envelope) = &mut envelope {
+            envelope.trace = envelope.trace.child();
+        }
         let known = envelope.as_ref().ok();
         let run = RunReference {
             id: Uuid::now_v7(),
@@ -65,8 +68,9 @@ impl Received {
     pub(super) fn event(&mut self, body: EventBody) -> Option<Event> {
         let envelope = self.envelope.as_ref().ok()?;
         let job = JobReference { id: envelope.id, kind: envelope.kind.clone(), owner: envelope.owner.clone() };
+        let trace = Some(envelope.trace.clone());
         self.run.sequence += 1;
-        Some(Event::new(job, Some(self.run.clone()), body))
+        Some(Event { trace, ..Event::new(job, Some(self.run.clone()), body) })
     }
 
     pub(super) fn span(&self) -> tracing::Span {
@@ -77,6 +81,7 @@ impl Received {
             job.kind = envelope.map(|envelope| envelope.kind.as_str()),
             job.attempt = self.run.attempt,
             job.run = %self.run.id,
+            trace.id = envelope.map(|envelope| tracing::field::display(envelope.trace.id())),
         )
     }
 }

@@ -12,4 +12,6 @@ mod publishing;
 mod retries;
 mod shutdown;
 mod suspect;
+mod trace;
 mod unavailable;
+mod verify;
