@@ -91,6 +91,8 @@ async fn a_message_that_kills_its_worker_runs_apart_and_dies_by_the_brokers_limi
     assert_eq!(dead.data, br#"{"note":"kill"}"#);
     assert_eq!(dead.properties.message_id().as_ref().unwrap().as_str(), job.id.to_string());
     publishing.close().await;
+    // The broker lets go of it here once it is safe there.
+    vhost.wait_ready("noop.suspect", 0).await;
 
     // The tracker hears of it, though no worker could tell.
     let letters = crate::faults::tracked(&vhost).await;
