@@ -102,7 +102,7 @@ async fn a_broker_that_is_known_to_be_away_is_not_waited_for_by_many() {
 #[tokio::test]
 async fn an_outbox_that_does_not_answer_leaves_the_outcome_unknown() {
     let database = database().await;
-    let web = Web::start(Behind::database(&database)).await;
+    let web = Web::start(Behind { limits: Limits::default(), ..Behind::database(&database) }).await;
     let mut locking = locked(&database).await;
     let unknown = problem(web.post_report(&november()).await, 503, "outcome-unknown").await;
     assert!(unknown["job"].as_str().unwrap().starts_with("/v1/jobs/"), "{unknown}");
