@@ -8,3 +8,4 @@ mod faults;
 mod harness;
 mod main_job;
 mod partner;
+mod trace;

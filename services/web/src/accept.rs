@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, TimeDelta, Utc};
 use pipeline::events::JobReference;
 use pipeline::jobs::Job;
-use pipeline::{Event, EventBody, OutgoingJob, PublishError};
+use pipeline::{Event, EventBody, OutgoingJob, PublishError, TraceContext};
 use store::DatabaseError;
 use store::idempotency::Claim;
 use store::jobs::NewJob;
@@ -80,7 +80,7 @@ pub(crate) async fn accept<J: Job>(
     }
     match offer(app, &job).await? {
         Offer::Taken => {
-            tell_queued(app, &new).await;
+            tell_queued(app, &new, job.trace).await;
             Ok(Accepted::now(&new, None, "broker"))
         }
         unknown => {
@@ -217,9 +217,9 @@ async fn in_time<T>(patience: Duration, call: impl Future<Output = Result<T, Dat
 }
 
 /// Writes the job down and tells of it. The broker has the job already: what fails here is caught up by the events.
-async fn tell_queued(app: &App, job: &NewJob) {
+async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
-    let event = Event { at: job.at, ..Event::new(reference, None, EventBody::Queued {}) };
+    let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
     let recorded = in_time(app.patience(), store::jobs::record_queued(&app.pool, job));
     let (recorded, told) = tokio::join!(recorded, app.publisher.publish_event(&event));
     if let Err(error) = recorded {

@@ -8,9 +8,11 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::{Next, from_fn, map_response};
 use axum::response::{IntoResponse, Response};
+use pipeline::TraceContext;
+use pipeline::trace::{BAGGAGE, TRACEPARENT, TRACESTATE};
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::sensitive_headers::SetSensitiveRequestHeadersLayer;
 use tracing::Instrument;
@@ -51,8 +53,10 @@ async fn harden(mut response: Response) -> Response {
     response
 }
 
-/// Counts and logs a request.
-async fn observe(request: Request, next: Next) -> Response {
+/// Counts and logs a request, which is a step in a trace: the caller's, or one of its own.
+async fn observe(mut request: Request, next: Next) -> Response {
+    let trace = trace_of(request.headers());
+    request.extensions_mut().insert(trace.clone());
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| UNMATCHED.to_owned(), |path| path.as_str().to_owned());
     let method = match request.method() {
@@ -66,8 +70,13 @@ async fn observe(request: Request, next: Next) -> Response {
         _ => "other".to_owned(),
     };
     // The path itself stays out: a signed link's query opens a report.
-    let span =
-        tracing::info_span!("request", http.method = method, http.route = route, caller.id = tracing::field::Empty);
+    let span = tracing::info_span!(
+        "request",
+        http.method = method,
+        http.route = route,
+        caller.id = tracing::field::Empty,
+        trace.id = %trace.id(),
+    );
     let start = Instant::now();
     async move {
         let response = next.run(request).await;
@@ -83,6 +92,19 @@ async fn observe(request: Request, next: Next) -> Response {
     }
     .instrument(span)
     .await
+}
+
+/// A second `traceparent` makes both worthless; the other two may come in parts.
+fn trace_of(headers: &HeaderMap) -> TraceContext {
+    let all = |name: &str| {
+        let values = headers.get_all(name).iter().map(|value| value.to_str().ok());
+        values.collect::<Option<Vec<_>>>().filter(|values| !values.is_empty())
+    };
+    let joined = |name: &str| all(name).map(|values| values.join(","));
+    let parent = all(TRACEPARENT)
+        .and_then(|values| TraceContext::parse(<[&str; 1]>::try_from(values).ok()?[0], joined(TRACESTATE).as_deref()));
+    let trace = parent.map_or_else(TraceContext::root, |parent| parent.child());
+    trace.with_baggage(joined(BAGGAGE).as_deref())
 }
 
 #[cfg(test)]

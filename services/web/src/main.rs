@@ -29,6 +29,7 @@ async fn main() -> anyhow::Result<()> {
     let health = Health::new(&settings.health, metrics)
         .part("publishing", broker.publishing_readiness())
         .part("tracking", broker.consuming_readiness())
+        .part("topology", broker.topology_readiness())
         .part("database", changes.readiness());
     let stop_health = CancellationToken::new();
     let health = tokio::spawn(health.serve(stop_health.clone()));

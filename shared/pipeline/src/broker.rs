@@ -1,17 +1,20 @@
 //! A service's way to the broker: two connections kept up, what it publishes, what it consumes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
+use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use crate::connection::{LinkState, Supervised};
 use crate::fullness::Fullness;
 use crate::publisher::Publisher;
-use crate::topology::{self, Scale, ServiceRow, Topology};
+use crate::topology::{self, Inspector, Management, Scale, ServiceRow, Topology};
 use crate::tracker::{self, TrackEvents};
 use crate::worker::{Handlers, Runtime, WorkerSettings, work};
 
@@ -29,6 +32,10 @@ pub struct BrokerSettings {
     pub time_scale: f64,
     /// Messages ready in a work queue before further ones are refused, 10 to 10,000,000. The queues keep it, too.
     pub queue_length: u32,
+    /// `http://host:15672`: where the broker's management API is, if what stands on the broker is to be compared with the topology.
+    /// User and password are those of `url`; the user needs the tag `management`.
+    #[serde(default)]
+    pub management_url: Option<Url>,
 }
 
 /// Why a broker cannot even be tried.
@@ -43,6 +50,9 @@ pub enum SettingsError {
     /// The length of a queue is out of bounds.
     #[error("broker.queue_length must be 10 to 10,000,000")]
     QueueLength,
+    /// The management URL cannot be used.
+    #[error("broker.management_url: {0}")]
+    ManagementUrl(String),
     /// The service has no row in the topology.
     #[error("the topology has no service \"{0}\"")]
     UnknownService(String),
@@ -55,6 +65,8 @@ pub enum BrokerState {
     Connected,
     /// Up, and taking deliveries.
     Consuming,
+    /// Up, and nothing is taken on purpose, because these are away.
+    Paused(Vec<&'static str>),
     /// Up, and the broker takes no messages.
     Blocked,
     /// Down, with the reason of the last failure.
@@ -68,10 +80,12 @@ pub struct Broker {
     service: &'static ServiceRow,
     publishing: Supervised,
     consuming: Supervised,
+    inspector: Option<Inspector>,
     publisher: Publisher,
     time_scale: f64,
     queue_length: u32,
-    consumes: watch::Sender<bool>,
+    consumes: watch::Sender<BTreeSet<String>>,
+    away: watch::Sender<BTreeSet<&'static str>>,
 }
 
 impl Broker {
@@ -88,13 +102,18 @@ impl Broker {
             return Err(SettingsError::QueueLength);
         }
         let uri = with_heartbeat(settings.url.expose_secret())?;
-        let topology = Topology::of(row, Scale { time: settings.time_scale, queue_length: settings.queue_length });
-        let publishing = Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone());
-        let consuming = Supervised::start(uri, format!("{service} consuming"), topology);
+        let scale = Scale { time: settings.time_scale, queue_length: settings.queue_length };
+        let topology = Topology::of(row, scale);
+        let inspector = inspector(settings, &uri, &topology, scale)?;
+        let inspections = || inspector.as_ref().map(Inspector::inspections);
+        let publishing =
+            Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone(), inspections());
+        let consuming = Supervised::start(uri, format!("{service} consuming"), topology, inspections());
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
-        let (consumes, _) = watch::channel(false);
+        let (consumes, _) = watch::channel(BTreeSet::new());
+        let (away, _) = watch::channel(BTreeSet::new());
         let BrokerSettings { time_scale, queue_length, .. } = *settings;
-        Ok(Self { service: row, publishing, consuming, publisher, time_scale, queue_length, consumes })
+        Ok(Self { service: row, publishing, consuming, inspector, publisher, time_scale, queue_length, consumes, away })
     }
 
     /// The publisher.
@@ -108,12 +127,17 @@ impl Broker {
         state_of(self.publishing.state())
     }
 
-    /// What the consuming connection is at, and whether a consumer is registered on it; call the function whenever you want to
-    /// know.
+    /// What the consuming connection is at, and whether each of the service's queues has its consumer on it; call the function
+    /// whenever you want to know.
     pub fn consuming_state(&self) -> impl Fn() -> BrokerState + Send + Sync + 'static {
-        let (link, consumes) = (state_of(self.consuming.state()), self.consumes.subscribe());
+        let (link, consumes, away) =
+            (state_of(self.consuming.state()), self.consumes.subscribe(), self.away.subscribe());
+        let queues = self.service.queues();
         move || match link() {
-            BrokerState::Connected if *consumes.borrow() => BrokerState::Consuming,
+            BrokerState::Connected if !away.borrow().is_empty() => {
+                BrokerState::Paused(away.borrow().iter().copied().collect())
+            }
+            BrokerState::Connected if consumes.borrow().len() == queues => BrokerState::Consuming,
             state => state,
         }
     }
@@ -130,11 +154,21 @@ impl Broker {
         move || readiness(&state(), &BrokerState::Consuming)
     }
 
+    /// For `/readyz`: whether what stands on the broker is what the topology says, as far as anybody has looked.
+    pub fn topology_readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
+        let inspections = self.inspector.as_ref().map(Inspector::inspections);
+        move || match &inspections {
+            Some(inspections) => inspections.latest().readiness(),
+            None => Ok("not compared: broker.management_url is not set".to_owned()),
+        }
+    }
+
     /// Consumes the queues of the service's workers until `drain`, then finishes what has begun, gives back what has not, and
     /// ends; at `abort` it ends at once.
     ///
     /// # Panics
-    /// When a kind of these workers has no handler, or a handler no queue: such a service would bury good jobs.
+    /// When a kind of these workers has no handler, or a handler no queue: such a service would bury good jobs. When deliveries
+    /// would wait here for longer than the broker bears: see [`topology::WorkerRow::longest_hold`].
     pub fn work(
         &self,
         handlers: Handlers,
@@ -155,6 +189,16 @@ impl Broker {
             handlers.kinds().eq(wanted.iter().copied()),
             "handlers for {handlers:?}, but the topology says {wanted:?}"
         );
+        for row in self.service.works.iter().filter_map(|name| topology::worker(name)) {
+            let hold = row.longest_hold(settings.concurrency.get());
+            assert!(
+                hold < topology::CONSUMER_TIMEOUT,
+                "a delivery of \"{}\" may be held for {} s, and the broker bears {} s: lower its prefetch or its timeout",
+                row.name,
+                hold.as_secs(),
+                topology::CONSUMER_TIMEOUT.as_secs()
+            );
+        }
         let runtime = Runtime {
             service: self.service,
             handlers,
@@ -163,6 +207,7 @@ impl Broker {
             settings: settings.clone(),
             time_scale: self.time_scale,
             consuming: self.consumes.clone(),
+            away: self.away.clone(),
             drain,
             abort,
         };
@@ -186,9 +231,24 @@ impl Broker {
 
     /// Closes both connections. Call it last.
     pub async fn close(self) {
+        if let Some(inspector) = self.inspector {
+            inspector.close().await;
+        }
         self.consuming.close().await;
         self.publishing.close().await;
     }
+}
+
+fn inspector(
+    settings: &BrokerSettings,
+    uri: &str,
+    own: &Topology,
+    scale: Scale,
+) -> Result<Option<Inspector>, SettingsError> {
+    let Some(url) = &settings.management_url else { return Ok(None) };
+    let broker = uri.parse::<AMQPUri>().map_err(SettingsError::Url)?;
+    let management = Management::new(url, &broker).map_err(|error| SettingsError::ManagementUrl(error.to_string()))?;
+    Ok(Some(Inspector::start(management, own.clone(), Topology::all(scale), scale.time)))
 }
 
 fn readiness(state: &BrokerState, ready: &BrokerState) -> Result<String, String> {
@@ -200,6 +260,7 @@ impl fmt::Display for BrokerState {
         match self {
             Self::Connected => formatter.write_str("connected"),
             Self::Consuming => formatter.write_str("consuming"),
+            Self::Paused(away) => write!(formatter, "paused: {}", away.join(", ")),
             Self::Blocked => formatter.write_str("blocked by the broker"),
             Self::Disconnected(reason) => write!(formatter, "reconnecting: {reason}"),
         }
@@ -216,7 +277,7 @@ fn state_of(link: watch::Receiver<LinkState>) -> impl Fn() -> BrokerState + Send
 
 /// 10 s notices a dead peer soon and stands a slow one; the broker's own 60 s is too long for people who wait.
 fn with_heartbeat(url: &str) -> Result<String, SettingsError> {
-    url.parse::<lapin::uri::AMQPUri>().map_err(SettingsError::Url)?;
+    url.parse::<AMQPUri>().map_err(SettingsError::Url)?;
     if url.contains("heartbeat=") {
         return Ok(url.to_owned());
     }

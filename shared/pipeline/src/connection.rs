@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::topology::{DeclareError, Topology, declare};
+use crate::topology::{DeclareError, Inspection, Inspections, Topology, declare};
 
 /// TCP, login and channel set-up together.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,6 +52,12 @@ pub(crate) enum LinkState {
     Up(Arc<Link>),
 }
 
+impl LinkState {
+    fn is_down_for(&self, wanted: &str) -> bool {
+        matches!(self, Self::Down { reason } if reason == wanted)
+    }
+}
+
 /// A kept-up connection.
 #[derive(Debug)]
 pub(crate) struct Supervised {
@@ -62,10 +68,10 @@ pub(crate) struct Supervised {
 
 impl Supervised {
     /// Starts the supervisor and returns at once, whether there is a broker or not.
-    pub(crate) fn start(uri: String, name: String, topology: Topology) -> Self {
+    pub(crate) fn start(uri: String, name: String, topology: Topology, inspections: Option<Inspections>) -> Self {
         let (sender, state) = watch::channel(LinkState::Down { reason: "connecting".to_owned() });
         let stop = CancellationToken::new();
-        let task = tokio::spawn(supervise(uri, name, topology, sender, stop.clone()));
+        let task = tokio::spawn(supervise(uri, name, topology, inspections, sender, stop.clone()));
         Self { state, stop, task }
     }
 
@@ -100,18 +106,32 @@ enum ConnectError {
     Late(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
     Declare(#[from] DeclareError),
+    #[error("{0}")]
+    Differs(String),
+}
+
+impl ConnectError {
+    /// Whether trying again will do only after somebody has changed something.
+    fn needs_a_person(&self) -> bool {
+        match self {
+            Self::Declare(error) => error.differs(),
+            Self::Differs(_) => true,
+            Self::Broker(_) | Self::Late(_) => false,
+        }
+    }
 }
 
 async fn supervise(
     uri: String,
     name: String,
     topology: Topology,
+    mut inspections: Option<Inspections>,
     state: watch::Sender<LinkState>,
     stop: CancellationToken,
 ) {
     let mut failures = 0;
     while !stop.is_cancelled() {
-        match stop.run_until_cancelled(connect(&uri, &name, &topology)).await {
+        match stop.run_until_cancelled(connect(&uri, &name, &topology, inspections.as_mut())).await {
             None => break,
             Some(Ok(link)) => {
                 failures = 0;
@@ -119,7 +139,7 @@ async fn supervise(
                 tracing::info!(connection = name, "connected to the broker");
                 let link = Arc::new(link);
                 state.send_replace(LinkState::Up(Arc::clone(&link)));
-                let reason = watch_over(&link, &stop).await;
+                let reason = watch_over(&link, &topology, inspections.as_mut(), &stop).await;
                 metrics::gauge!("broker_connected", "connection" => name.clone()).set(0.0);
                 state.send_replace(LinkState::Down { reason: reason.clone() });
                 link.lost.cancel();
@@ -131,7 +151,9 @@ async fn supervise(
             Some(Err(error)) => {
                 let reason = reason(&error);
                 // A broker that stays away is said once a minute, not five times a second.
-                if failures % 12 == 0 {
+                if error.needs_a_person() && !state.borrow().is_down_for(&reason) {
+                    tracing::error!(connection = name, reason, "the broker is not as the topology says");
+                } else if failures % 12 == 0 {
                     tracing::warn!(connection = name, reason, "no connection to the broker yet");
                 }
                 state.send_replace(LinkState::Down { reason });
@@ -142,10 +164,15 @@ async fn supervise(
     }
 }
 
-async fn connect(uri: &str, name: &str, topology: &Topology) -> Result<Link, ConnectError> {
+async fn connect(
+    uri: &str,
+    name: &str,
+    topology: &Topology,
+    inspections: Option<&mut Inspections>,
+) -> Result<Link, ConnectError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
     let connection = timeout(CONNECT_DEADLINE, lapin::Connection::connect(uri, properties)).await??;
-    match set_up(&connection, topology).await {
+    match set_up(&connection, topology, inspections).await {
         Ok((confirmed, unconfirmed)) => {
             let (blocked, _) = watch::channel(false);
             Ok(Link { connection, confirmed, unconfirmed, lost: CancellationToken::new(), blocked })
@@ -158,18 +185,41 @@ async fn connect(uri: &str, name: &str, topology: &Topology) -> Result<Link, Con
     }
 }
 
-async fn set_up(connection: &lapin::Connection, topology: &Topology) -> Result<(Channel, Channel), ConnectError> {
-    let declaring = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
-    declare(&declaring, topology).await?;
-    timeout(CONNECT_DEADLINE, declaring.close(200, "declared".into())).await??;
+async fn set_up(
+    connection: &lapin::Connection,
+    topology: &Topology,
+    inspections: Option<&mut Inspections>,
+) -> Result<(Channel, Channel), ConnectError> {
+    // Before anything is declared: a declaration mends what was missing, and nobody would hear of it.
+    let inspection = match inspections {
+        Some(inspections) => inspections.fresh().await,
+        None => Inspection::default(),
+    };
+    declare_all(connection, topology).await.map_err(|error| match (&error, inspection.refused()) {
+        // The broker names the first difference only.
+        (ConnectError::Declare(refusal), Some(differences)) if refusal.differs() => ConnectError::Differs(differences),
+        _ => error,
+    })?;
     let confirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
     timeout(CONNECT_DEADLINE, confirmed.confirm_select(ConfirmSelectOptions::default())).await??;
     let unconfirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
     Ok((confirmed, unconfirmed))
 }
 
+async fn declare_all(connection: &lapin::Connection, topology: &Topology) -> Result<(), ConnectError> {
+    let declaring = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    declare(&declaring, topology).await?;
+    timeout(CONNECT_DEADLINE, declaring.close(200, "declared".into())).await??;
+    Ok(())
+}
+
 /// Returns, with the reason, when the link is no longer good or the supervisor is to stop.
-async fn watch_over(link: &Link, stop: &CancellationToken) -> String {
+async fn watch_over(
+    link: &Link,
+    topology: &Topology,
+    mut inspections: Option<&mut Inspections>,
+    stop: &CancellationToken,
+) -> String {
     let mut events = Box::pin(link.connection.events_listener());
     let mut look = tokio::time::interval(LOOK);
     loop {
@@ -189,6 +239,12 @@ async fn watch_over(link: &Link, stop: &CancellationToken) -> String {
                 Some(_) => {}
                 None => return "the connection's events ended".to_owned(),
             },
+            () = mendable(&mut inspections) => {
+                if let Err(error) = declare_all(&link.connection, topology).await {
+                    return reason(&error);
+                }
+                tracing::info!("declared the topology anew");
+            }
             _ = look.tick() => {
                 let channels = link.confirmed.status().connected() && link.unconfirmed.status().connected();
                 if !link.connection.status().connected() || !channels {
@@ -196,6 +252,13 @@ async fn watch_over(link: &Link, stop: &CancellationToken) -> String {
                 }
             }
         }
+    }
+}
+
+async fn mendable(inspections: &mut Option<&mut Inspections>) {
+    match inspections {
+        Some(inspections) => inspections.mendable().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -220,9 +283,10 @@ fn backoff(failures: u32) -> Duration {
     longest.mul_f64(rand::rng().random_range(0.5..=1.0))
 }
 
-fn reason(error: &ConnectError) -> String {
+/// An error with its sources.
+pub(crate) fn reason(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
+    let mut source = error.source();
     while let Some(error) = source {
         text = format!("{text}: {error}");
         source = error.source();

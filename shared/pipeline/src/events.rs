@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::jobs::Period;
+use crate::trace::TraceContext;
 use crate::worker::JobContext;
 
 /// One event. `message_id` is its own, `correlation_id` the job's, routing key and `type` say what happened.
@@ -15,6 +16,10 @@ pub struct Event {
     #[serde(skip)]
     #[schemars(skip)]
     pub id: Uuid,
+    /// The trace that it belongs to, in the headers; not in the body.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub trace: Option<TraceContext>,
     /// The job that it tells of.
     pub job: JobReference,
     /// The run that it comes from; absent where the job was not running.
@@ -42,7 +47,7 @@ pub struct JobReference {
 /// Which run of it. Events are ordered by (`replays`, `attempt`, `redeliveries`, `sequence`), however they arrive.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunReference {
-    /// The run's own id.
+    /// The run's own id. Made when it begins: a version 7 UUID holds that moment.
     pub id: Uuid,
     /// The process that ran it, `<service>@<host>:<process id>`.
     pub worker: String,
@@ -125,7 +130,8 @@ pub struct Progress {
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailureReport {
-    /// `error`, `timed_out`, `panicked`, `rejected`, `undecodable`, `unknown_kind`; from the broker `delivery_limit`, `rejected`.
+    /// `error`, `timed_out`, `panicked`, `rejected`, `unavailable`, `undecodable`, `unknown_kind`; from the broker `delivery_limit`,
+    /// `rejected`.
     pub kind: String,
     /// For an operator.
     pub reason: String,
@@ -179,14 +185,14 @@ impl Event {
     /// An event of now.
     #[must_use]
     pub fn new(job: JobReference, run: Option<RunReference>, body: EventBody) -> Self {
-        Self { id: Uuid::now_v7(), job, run, at: Utc::now(), body }
+        Self { id: Uuid::now_v7(), trace: None, job, run, at: Utc::now(), body }
     }
 
     /// A fact that a job brought about. Its id derives from the job and the type: told again by a later attempt, it is the same.
     #[must_use]
     pub fn of_job(context: &JobContext, body: EventBody) -> Self {
         let id = context.child_id(body.kind());
-        Self { id, ..Self::new(context.job(), None, body) }
+        Self { id, trace: Some(context.trace().clone()), ..Self::new(context.job(), None, body) }
     }
 }
 

@@ -1,5 +1,5 @@
 //! The wire: message contracts, topology as data, the publisher, the worker runtime with retries and dead letters.
-//! It knows no database, no cache and no HTTP.
+//! It knows no database, no cache, and of HTTP only the broker's management API.
 
 mod broker;
 mod connection;
@@ -14,6 +14,7 @@ pub mod message;
 pub mod policy;
 mod publisher;
 pub mod topology;
+pub mod trace;
 mod tracker;
 pub mod worker;
 
@@ -24,5 +25,6 @@ pub use fullness::Fullness;
 pub use jobs::Job;
 pub use message::{OutgoingJob, SealedJob};
 pub use publisher::{PublishError, Publisher};
-pub use tracker::{TrackError, TrackEvents};
-pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, OrFail, WorkerSettings};
+pub use trace::TraceContext;
+pub use tracker::{News, TrackError, TrackEvents};
+pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, JobMark, OrFail, WorkerSettings};

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::jobs::Job;
 use crate::topology::Lane;
+use crate::trace::TraceContext;
 
 /// Runs so far plus this one; 1 where it is absent.
 pub const ATTEMPT: &str = "attempt";
@@ -58,6 +59,9 @@ pub struct OutgoingJob<J> {
     /// A hash of what its sender asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub payload_hash: Option<String>,
+    /// The trace that it belongs to: that of the request or the run that publishes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<TraceContext>,
     /// The payload.
     pub payload: J,
 }
@@ -83,6 +87,7 @@ impl<J> OutgoingJob<J> {
             correlation_id: None,
             accepted_at: Utc::now(),
             payload_hash: None,
+            trace: None,
             payload,
         }
     }
@@ -94,6 +99,9 @@ impl<J> OutgoingJob<J> {
         let texts = [(OWNER, &self.owner), (PAYLOAD_HASH, &self.payload_hash)];
         for (name, text) in texts.into_iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
             headers.insert(name.into(), AMQPValue::LongString(text.as_str().into()));
+        }
+        if let Some(trace) = &self.trace {
+            trace.write(&mut headers);
         }
         let properties = base_properties(self.id, kind, self.accepted_at, app_id).with_headers(headers);
         match self.correlation_id {
@@ -110,8 +118,8 @@ impl<J: Job> OutgoingJob<J> {
     /// The payload cannot be written as JSON.
     pub fn sealed(self) -> Result<SealedJob, serde_json::Error> {
         let payload = serde_json::to_value(&self.payload)?;
-        let Self { id, lane, owner, correlation_id, accepted_at, payload_hash, .. } = self;
-        let job = OutgoingJob { id, lane, owner, correlation_id, accepted_at, payload_hash, payload };
+        let Self { id, lane, owner, correlation_id, accepted_at, payload_hash, trace, .. } = self;
+        let job = OutgoingJob { id, lane, owner, correlation_id, accepted_at, payload_hash, trace, payload };
         Ok(SealedJob { kind: J::KIND.to_owned(), job })
     }
 }
@@ -146,6 +154,8 @@ pub struct Envelope {
     pub replays: u32,
     /// How often it was delivered before in this attempt.
     pub redeliveries: u32,
+    /// Where it stands in its trace; a message that has none begins one that derives from the job's id.
+    pub trace: TraceContext,
     /// Whether the body is said to be JSON; a publisher that says nothing means it.
     pub is_json: bool,
 }
@@ -180,18 +190,20 @@ impl Envelope {
             attempt: count(properties, ATTEMPT).unwrap_or(1).max(1),
             replays: count(properties, REPLAYS).unwrap_or(0),
             redeliveries: count(properties, REDELIVERIES).unwrap_or(0).saturating_add(delivered_before(properties)),
+            trace: TraceContext::read(properties.headers().as_ref(), id),
             is_json: properties.content_type().as_ref().is_none_or(|form| form.as_str() == JSON),
         })
     }
 }
 
-/// A failure, as it is written into a copy's headers.
+/// What a copy says that its original did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FailureNote<'a> {
+pub(crate) struct CopyNote<'a> {
     pub(crate) origin_queue: &'a str,
-    pub(crate) kind: &'a str,
-    pub(crate) reason: &'a str,
+    /// Kind and reason.
+    pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) attempt: u32,
+    pub(crate) redeliveries: u32,
 }
 
 /// A message's headers must fit one frame (128 KiB as a rule), and a copy needs room for its own: a copy that the broker
@@ -211,12 +223,8 @@ fn approximate_bytes(value: &AMQPValue) -> usize {
 }
 
 /// The properties of a copy: those of the original, less the broker's own headers (4.x neither trusts nor carries `x-*`),
-/// with the failure noted. What is not ours stays as it is.
-pub(crate) fn copy_properties(
-    original: &BasicProperties,
-    note: &FailureNote<'_>,
-    now: DateTime<Utc>,
-) -> BasicProperties {
+/// with what the note says. What is not ours stays as it is.
+pub(crate) fn copy_properties(original: &BasicProperties, note: &CopyNote<'_>, now: DateTime<Utc>) -> BasicProperties {
     let mut headers = FieldTable::default();
     let mut room = FOREIGN_HEADER_BYTES;
     for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
@@ -235,12 +243,15 @@ pub(crate) fn copy_properties(
         headers.insert(name.into(), AMQPValue::LongString(text.into()));
     };
     set(ORIGIN_QUEUE, note.origin_queue);
-    set(FAILURE_KIND, note.kind);
-    set(FAILURE, clip(note.reason, FAILURE_BYTES));
-    if !headers.inner().contains_key(FIRST_FAILED_AT) {
-        headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(now.to_rfc3339().as_str().into()));
+    if let Some((kind, reason)) = note.failure {
+        set(FAILURE_KIND, kind);
+        set(FAILURE, clip(reason, FAILURE_BYTES));
+        if !headers.inner().contains_key(FIRST_FAILED_AT) {
+            headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(now.to_rfc3339().as_str().into()));
+        }
     }
     headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(i64::from(note.attempt)));
+    headers.insert(REDELIVERIES.into(), AMQPValue::LongLongInt(i64::from(note.redeliveries)));
     original.clone().with_headers(headers).with_delivery_mode(2)
 }
 
@@ -341,6 +352,18 @@ mod tests {
     }
 
     #[test]
+    fn a_job_that_an_outbox_kept_is_published_as_it_would_have_been_at_once() {
+        let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("a=1"));
+        let job = OutgoingJob { trace: Some(trace.unwrap().with_baggage(Some("b=2"))), ..job() };
+        let kept = serde_json::to_string(&job.clone().sealed().unwrap()).unwrap();
+        let sealed: SealedJob = serde_json::from_str(&kept).unwrap();
+        assert_eq!(sealed.job.properties(&sealed.kind, "web"), job.properties(Noop::KIND, "web"));
+        assert_eq!(text(&job.properties(Noop::KIND, "web"), "tracestate").as_deref(), Some("a=1"));
+        let before = r#"{"kind":"noop.run","id":"01a2063f-df1a-731f-9423-cf9240c9fad6","accepted_at":"2026-01-01T00:00:00Z","payload":{}}"#;
+        assert_eq!(serde_json::from_str::<SealedJob>(before).unwrap().job.trace, None);
+    }
+
+    #[test]
     fn a_foreign_message_needs_only_an_id_and_a_type() {
         let foreign = BasicProperties::default()
             .with_message_id(Uuid::from_u128(1).to_string().into())
@@ -357,7 +380,8 @@ mod tests {
         headers.insert("traceparent".into(), AMQPValue::LongString("00-ab-cd-01".into()));
         headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
         let original = job().properties(Noop::KIND, "web").with_headers(headers);
-        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let note =
+            CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
         let early = DateTime::from_timestamp(1_700_000_100, 0).unwrap();
         let copy = copy_properties(&original, &note, early);
         assert_eq!(text(&copy, "traceparent").as_deref(), Some("00-ab-cd-01"));
@@ -374,7 +398,8 @@ mod tests {
         headers.insert("huge".into(), AMQPValue::LongString("x".repeat(129_000).as_str().into()));
         headers.insert("owner".into(), AMQPValue::LongString("alice".into()));
         let original = job().properties(Noop::KIND, "web").with_headers(headers);
-        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let note =
+            CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
         let copy = copy_properties(&original, &note, Utc::now());
         assert_eq!((text(&copy, "huge"), text(&copy, OWNER).as_deref()), (None, Some("alice")));
     }

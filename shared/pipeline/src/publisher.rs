@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lapin::options::BasicPublishOptions;
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Confirmation};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -171,6 +172,14 @@ impl Publisher {
         let routing_key = event.body.kind();
         let properties = base_properties(event.id, routing_key, event.at, &self.app_id)
             .with_correlation_id(event.job.id.to_string().into());
+        let properties = match &event.trace {
+            Some(trace) => {
+                let mut headers = FieldTable::default();
+                trace.write(&mut headers);
+                properties.with_headers(headers)
+            }
+            None => properties,
+        };
         Outgoing { exchange: EVENTS, routing_key, properties, body, mandatory: false }
     }
 

@@ -105,6 +105,8 @@ fn is_transient_code(code: &str) -> bool {
         "57014" | "55P03" => true,
         // Shut down by the administrator; crashed; still starting.
         "57P01" | "57P02" | "57P03" => true,
+        // A database that is still to be made; a password that is just being changed.
+        "3D000" | "28000" | "28P01" => true,
         // A table or column that the migration to come will add.
         "42P01" | "42703" => true,
         // Read-only: a server that was just demoted.

@@ -9,7 +9,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
-use reqwest::{Client, Method, StatusCode};
+use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -50,6 +50,17 @@ impl Vhost {
     #[must_use]
     pub fn url(&self, user: &str) -> String {
         url(&self.name, user)
+    }
+
+    /// Where the broker's management API is.
+    #[must_use]
+    pub fn management_url(&self) -> String {
+        format!("http://127.0.0.1:{}", crate::composed("POSTROOM_MANAGEMENT_PORT"))
+    }
+
+    /// Asks the management API as a user, about anything; `{vhost}` in the path is this virtual host. What it answers.
+    pub async fn manage_as(&self, user: &str, method: Method, path: &str, body: Option<Value>) -> StatusCode {
+        ask(user, method, &path.replace("{vhost}", &self.name), body).await.status()
     }
 
     /// A channel of the operator's, who may do everything here.
@@ -230,18 +241,21 @@ fn url(vhost: &str, user: &str) -> String {
 }
 
 async fn manage(method: Method, path: &str, body: Option<Value>) -> Value {
+    let response = ask("operator", method, path, body).await;
+    let status = response.status();
+    assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status}");
+    response.json().await.unwrap_or(Value::Null)
+}
+
+async fn ask(user: &str, method: Method, path: &str, body: Option<Value>) -> Response {
     let port = crate::composed("POSTROOM_MANAGEMENT_PORT");
     let request = Client::new()
         .request(method, format!("http://127.0.0.1:{port}/api/{path}"))
-        .basic_auth("operator", Some(crate::broker_password("operator")))
+        .basic_auth(user, Some(crate::broker_password(user)))
         .timeout(Duration::from_secs(30));
     let request = match body {
         Some(body) => request.json(&body),
         None => request,
     };
-    let response =
-        request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
-    let status = response.status();
-    assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status}");
-    response.json().await.unwrap_or(Value::Null)
+    request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`")
 }

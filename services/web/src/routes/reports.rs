@@ -1,10 +1,11 @@
 //! Reports: asking for one, and fetching what was made.
 
+use axum::Extension;
 use axum::extract::State;
 use chrono::{DateTime, NaiveDate, SubsecRound, TimeDelta, Utc};
-use pipeline::OutgoingJob;
 use pipeline::jobs::{Grouping, Period, RenderReport, ReportKind};
 use pipeline::topology::Lane;
+use pipeline::{OutgoingJob, TraceContext};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -166,6 +167,7 @@ fn day<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D
 pub(crate) async fn request_report(
     State(app): State<App>,
     caller: Caller,
+    Extension(trace): Extension<TraceContext>,
     OptionalKey(key): OptionalKey,
     StrictJson(request): StrictJson<ReportRequest>,
 ) -> Result<Accepted, Problem> {
@@ -191,6 +193,7 @@ pub(crate) async fn request_report(
         owner: Some(caller.id().to_owned()),
         accepted_at,
         payload_hash: key.is_some().then_some(hash),
+        trace: Some(trace),
         ..OutgoingJob::new(id, payload(&asked, &caller))
     };
     match check_due(asked.run_at, accepted_at) {

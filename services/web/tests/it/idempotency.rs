@@ -1,12 +1,12 @@
 use std::time::Duration;
 
+use backing::Proxy;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Limits;
 
 use crate::harness::{BOB, Behind, Web, database, november, problem, vhost, wait};
-use crate::proxy::Proxy;
 
 /// Where the job of a 202 is.
 fn location(response: &Response) -> String {

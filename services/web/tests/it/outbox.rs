@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use backing::Database;
+use backing::{Database, Proxy};
 use pipeline::SealedJob;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -9,7 +9,6 @@ use uuid::Uuid;
 use web::Limits;
 
 use crate::harness::{Behind, Web, database, november, problem, vhost, wait};
-use crate::proxy::Proxy;
 
 /// What the outbox keeps to be sent.
 async fn kept(web: &Web) -> Vec<SealedJob> {

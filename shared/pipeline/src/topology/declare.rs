@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable, LongString};
-use lapin::{Channel, ExchangeKind};
+use lapin::{Channel, ErrorKind, ExchangeKind};
 use tokio::time::timeout;
 
-use super::{Argument, Topology};
+use super::verify::{Difference, refusal};
+use super::{Argument, Binding, Topology};
 
 /// A declaration of one thing; generous, because a cluster elects a leader for each new quorum queue.
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -24,12 +25,35 @@ pub(crate) struct DeclareError {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeclareFailure {
     #[error(transparent)]
-    Broker(#[from] lapin::Error),
+    Broker(lapin::Error),
     #[error("no answer from the broker in {} s", DEADLINE.as_secs())]
     Late(#[from] tokio::time::error::Elapsed),
+    /// It stands there already, and is not the same.
+    #[error("{0}")]
+    Differs(Difference),
 }
 
-/// Declares exchanges, queues and bindings, in this order; each with a deadline.
+impl DeclareError {
+    /// Whether what stands there has to be mended by a person first.
+    pub(crate) fn differs(&self) -> bool {
+        matches!(self.source, DeclareFailure::Differs(_))
+    }
+}
+
+impl From<lapin::Error> for DeclareFailure {
+    fn from(error: lapin::Error) -> Self {
+        const PRECONDITION_FAILED: u16 = 406;
+        if let ErrorKind::ProtocolError(refused) = error.kind()
+            && refused.get_id() == PRECONDITION_FAILED
+            && let Some(difference) = refusal(refused.get_message().as_str())
+        {
+            return Self::Differs(difference);
+        }
+        Self::Broker(error)
+    }
+}
+
+/// Declares exchanges, then each queue with its bindings; each with a deadline.
 pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<(), DeclareError> {
     // An alternate exchange must stand before the exchange that names it is of use, so plain ones come first.
     let (plain, with_alternate): (Vec<_>, Vec<_>) =
@@ -55,17 +79,17 @@ pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(name.as_str().into(), options, field_table(&queue.arguments));
         within(&format!("queue \"{name}\""), declared).await?;
-    }
-    for binding in &topology.bindings {
-        let bound = channel.queue_bind(
-            binding.queue.as_str().into(),
-            binding.exchange.into(),
-            binding.key.as_str().into(),
-            QueueBindOptions::default(),
-            FieldTable::default(),
-        );
-        within(&format!("binding \"{}\" -> \"{}\" -> \"{}\"", binding.exchange, binding.key, binding.queue), bound)
-            .await?;
+        // At once, so that nobody who looks sees a queue without its bindings for long.
+        for Binding { exchange, key, queue } in topology.bindings.iter().filter(|binding| binding.queue == *name) {
+            let bound = channel.queue_bind(
+                queue.as_str().into(),
+                (*exchange).into(),
+                key.as_str().into(),
+                QueueBindOptions::default(),
+                FieldTable::default(),
+            );
+            within(&format!("binding \"{exchange}\" -> \"{key}\" -> \"{queue}\""), bound).await?;
+        }
     }
     Ok(())
 }

@@ -26,17 +26,32 @@ pub(crate) async fn vhost() -> Vhost {
     vhost
 }
 
+/// The same, at time scale 1: a run may take 30 s.
+pub(crate) async fn patient_vhost() -> Vhost {
+    let vhost = empty_vhost().await;
+    broker_at(1.0, &vhost, "noop-worker").await.close().await;
+    vhost
+}
+
 pub(crate) async fn empty_vhost() -> Vhost {
     Vhost::create(&topology::definitions()).await
 }
 
 pub(crate) fn settings(url: &str) -> BrokerSettings {
-    serde_json::from_value(json!({"url": url, "time_scale": TIME_SCALE, "queue_length": 200_000})).unwrap()
+    settings_at(TIME_SCALE, url)
+}
+
+fn settings_at(time_scale: f64, url: &str) -> BrokerSettings {
+    serde_json::from_value(json!({"url": url, "time_scale": time_scale, "queue_length": 200_000})).unwrap()
 }
 
 /// A connected service of that name.
 pub(crate) async fn broker(vhost: &Vhost, service: &str) -> Broker {
-    let broker = Broker::start(&settings(&vhost.url(service)), service).unwrap();
+    broker_at(TIME_SCALE, vhost, service).await
+}
+
+async fn broker_at(time_scale: f64, vhost: &Vhost, service: &str) -> Broker {
+    let broker = Broker::start(&settings_at(time_scale, &vhost.url(service)), service).unwrap();
     let state = broker.publishing_state();
     vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
     broker
@@ -71,13 +86,25 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn start(vhost: &Vhost, concurrency: u16, handler: impl Handler<Job = Noop>) -> Self {
-        let broker = broker(vhost, "noop-worker").await;
+        Self::with(vhost, concurrency, Handlers::new().register(handler)).await
+    }
+
+    pub(crate) async fn with(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
+        Self::at(TIME_SCALE, vhost, concurrency, handlers).await
+    }
+
+    /// At time scale 1, for a virtual host made for that.
+    pub(crate) async fn patient(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
+        Self::at(1.0, vhost, concurrency, handlers).await
+    }
+
+    async fn at(time_scale: f64, vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
+        let broker = broker_at(time_scale, vhost, "noop-worker").await;
         let drain = CancellationToken::new();
         let settings: WorkerSettings = serde_json::from_value(json!({"concurrency": concurrency})).unwrap();
-        let handlers = Handlers::new().register(handler);
         let task = tokio::spawn(broker.work(handlers, &settings, drain.clone(), CancellationToken::new()));
         let state = broker.consuming_state();
-        vhost.wait("consuming", || async { state() == BrokerState::Consuming }).await;
+        vhost.wait("consuming", || async { matches!(state(), BrokerState::Consuming | BrokerState::Paused(_)) }).await;
         Self { broker, drain, task }
     }
 

@@ -3,6 +3,8 @@ use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptio
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel};
 use pipeline::topology;
+use reqwest::{Method, StatusCode};
+use serde_json::json;
 
 use crate::harness::{broker, empty_vhost};
 
@@ -80,11 +82,11 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     }
     let allowed = [
         ("email-worker", Consume("email.normal")),
-        ("web", Ask("report.render.bulk")),
-        ("pdf-report", Ask("email.send.bulk")),
-        ("dispatcher", Ask("email.send.normal")),
+        ("web", Ask("report.render.none")),
+        ("pdf-report", Ask("email.send.none")),
+        ("dispatcher", Ask("email.send.none")),
         ("web", Publish("postroom.control")),
-        ("partner", Ask("report.render.bulk")),
+        ("partner", Ask("report.render.none")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
     ];
@@ -92,14 +94,14 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
     }
     let refused = [
-        ("email-worker", Ask("email.send.bulk")),
+        ("email-worker", Ask("email.send.none")),
         ("email-worker", Publish("postroom.control")),
         ("partner", Publish("postroom.control")),
-        ("dispatcher", Ask("noop.run.normal")),
-        ("dispatcher", Consume("email.normal")),
-        ("web", Ask("email.send.bulk")),
-        ("pdf-report", Ask("report.render.bulk")),
-        ("partner", Ask("email.send.bulk")),
+        ("dispatcher", Ask("noop.run.none")),
+        ("dispatcher", Consume("noop.normal")),
+        ("web", Ask("email.send.none")),
+        ("pdf-report", Ask("report.render.none")),
+        ("partner", Ask("email.send.none")),
         ("email-worker", Consume("report.normal")),
         ("email-worker", Delete("report.dead")),
         ("pdf-report", Consume("noop.normal")),
@@ -116,6 +118,59 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     ];
     for (user, act) in &refused {
         assert!(!may(&vhost, user, act).await, "{user} must not be able to {act:?}");
+    }
+    vhost.finish(&[]).await;
+}
+
+/// A service sees the virtual host by the management API, to compare it with the topology. It can do nothing by it that it could
+/// not do over AMQP.
+#[tokio::test]
+async fn the_management_api_lets_a_service_look_and_no_more() {
+    let vhost = empty_vhost().await;
+    for row in topology::SERVICES {
+        broker(&vhost, row.name).await.close().await;
+    }
+    for what in ["exchanges", "queues", "bindings", "policies"] {
+        for row in topology::SERVICES {
+            let answer = vhost.manage_as(row.name, Method::GET, &format!("{what}/{{vhost}}"), None).await;
+            assert_eq!(answer, StatusCode::OK, "{} must see {what}", row.name);
+        }
+        let answer = vhost.manage_as("partner", Method::GET, &format!("{what}/{{vhost}}"), None).await;
+        assert_eq!(answer, StatusCode::UNAUTHORIZED, "partner must not see {what}");
+    }
+    let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
+    let message =
+        json!({"properties": {}, "routing_key": "report.render.normal", "payload": "", "payload_encoding": "string"});
+    let refused = [
+        (Method::GET, "definitions", None),
+        (Method::GET, "definitions/{vhost}", None),
+        (Method::GET, "users", None),
+        (Method::GET, "permissions", None),
+        (Method::GET, "nodes", None),
+        (Method::GET, "parameters", None),
+        (Method::PUT, "users/email-worker", Some(json!({"password": "a", "tags": "administrator"}))),
+        (Method::PUT, "permissions/{vhost}/email-worker", Some(everything)),
+        (Method::PUT, "policies/{vhost}/mine", Some(json!({"pattern": ".*", "definition": {"max-length": 1}}))),
+        (
+            Method::PUT,
+            "operator-policies/{vhost}/mine",
+            Some(json!({"pattern": ".*", "definition": {"max-length": 1}})),
+        ),
+        (Method::PUT, "vhosts/mine", None),
+        (Method::PUT, "exchanges/{vhost}/mine", Some(json!({"type": "topic", "durable": true}))),
+        (Method::PUT, "queues/{vhost}/report.extra", Some(json!({"durable": true}))),
+        (Method::DELETE, "queues/{vhost}/report.dead", None),
+        (Method::DELETE, "queues/{vhost}/report.normal/contents", None),
+        (
+            Method::POST,
+            "queues/{vhost}/report.normal/get",
+            Some(json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"})),
+        ),
+        (Method::POST, "exchanges/{vhost}/postroom.jobs/publish", Some(message)),
+    ];
+    for (method, path, body) in refused {
+        let answer = vhost.manage_as("email-worker", method.clone(), path, body).await;
+        assert!(!answer.is_success(), "email-worker must not {method} {path}: {answer}");
     }
     vhost.finish(&[]).await;
 }
