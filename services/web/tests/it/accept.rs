@@ -50,7 +50,7 @@ async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
 #[tokio::test]
 async fn the_job_of_a_202_can_be_looked_at_at_once() {
     let (vhost, database) = tokio::join!(vhost(), database());
-    let web = Web::start_connected(Behind { broker_url: vhost.url("web"), ..Behind::database(&database) }).await;
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
     let accepted: Value = web.post_report(&november()).await.json().await.unwrap();
     let path = accepted["links"]["self"].as_str().unwrap();
     let shown = web.get(path).await;
@@ -70,7 +70,7 @@ async fn without_a_database_work_is_taken_and_shows_once_the_database_is_back() 
     problem(web.get(&path).await, 503, "store-unavailable").await;
     web.stop().await;
 
-    let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
+    let behind = Behind { tracks: true, ..Behind::both(&vhost, &database) };
     let web = Web::start_connected(behind).await;
     wait("the event of the queued job is kept", async || web.get(&path).await.status() == StatusCode::OK).await;
     let job: Value = web.get(&path).await.json().await.unwrap();

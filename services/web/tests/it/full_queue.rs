@@ -82,7 +82,7 @@ async fn a_flood_against_a_full_queue_is_turned_away_without_piling_up() {
 async fn what_is_known_of_a_queue_is_forgotten_when_the_broker_is_lost() {
     let vhost = vhost().await;
     let proxy = backing::Proxy::start(&vhost.url("web")).await;
-    let behind = Behind { broker_url: proxy.url.clone(), queue_length: LENGTH, ..Behind::nothing() };
+    let behind = Behind { broker_url: proxy.url.clone(), queue_length: LENGTH, ..Behind::broker(&vhost) };
     let web = Web::start_connected(behind).await;
     for _ in 0..NINE_TENTHS {
         assert_eq!(web.post_report(&november()).await.status(), StatusCode::ACCEPTED);

@@ -53,19 +53,27 @@ impl Behind {
         }
     }
 
+    /// A broker that has all the time that it needs.
     pub(crate) fn broker(vhost: &Vhost) -> Self {
-        Self { broker_url: vhost.url("web"), ..Self::nothing() }
+        Self { broker_url: vhost.url("web"), limits: patient(), ..Self::nothing() }
     }
 
     /// Both, and an ear for the database's notices.
     pub(crate) fn both(vhost: &Vhost, database: &Database) -> Self {
-        Self { broker_url: vhost.url("web"), ..Self::database(database) }
+        Self { limits: patient(), broker_url: vhost.url("web"), ..Self::database(database) }
     }
 
-    /// A database, and an ear for its notices.
+    /// A database that has all the time that it needs, and an ear for its notices.
     pub(crate) fn database(database: &Database) -> Self {
-        Self { database_url: database.url(), listens: true, ..Self::nothing() }
+        let limits = Limits { publish: Limits::default().publish, ..patient() };
+        Self { database_url: database.url(), listens: true, limits, ..Self::nothing() }
     }
+}
+
+/// Bounds that a loaded machine keeps, so that what does not happen is not for want of time.
+fn patient() -> Limits {
+    let long = Duration::from_secs(20);
+    Limits { publish: long, record: long, answer: 2 * DEADLINE, ..Limits::default() }
 }
 
 /// A running API.

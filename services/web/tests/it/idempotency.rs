@@ -1,7 +1,10 @@
+use std::time::Duration;
+
 use backing::Proxy;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
+use web::Limits;
 
 use crate::harness::{BOB, Behind, Web, database, november, problem, vhost, wait};
 
@@ -98,7 +101,9 @@ async fn a_key_holds_across_the_outbox() {
 #[tokio::test]
 async fn what_was_refused_can_be_asked_for_again_under_its_key() {
     let (vhost, database) = tokio::join!(vhost(), database());
-    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    // As long as this, a repeat waits for the first request's job.
+    let limits = Limits { publish: Duration::from_secs(3), ..Limits::default() };
+    let web = Web::start_connected(Behind { limits, ..Behind::both(&vhost, &database) }).await;
     let (queue, exchange, key) = ("report.normal", pipeline::topology::JOBS, "report.render.normal");
     vhost.channel().queue_unbind(queue.into(), exchange.into(), key.into(), Default::default()).await.unwrap();
     problem(web.post_report_once("k", &november()).await, 503, "no-queue").await;

@@ -21,7 +21,7 @@ async fn show(web: &Web, id: Uuid) -> Value {
 #[tokio::test]
 async fn what_a_worker_tells_is_shown() {
     let (vhost, database) = tokio::join!(vhost(), database());
-    let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
+    let behind = Behind { tracks: true, ..Behind::both(&vhost, &database) };
     let web = Web::start_connected(behind).await;
     let id = ask(&web).await;
     let settings = json!({"url": vhost.url("pdf-report"), "time_scale": 0.05, "queue_length": 200_000});
@@ -57,7 +57,7 @@ async fn what_a_worker_tells_is_shown() {
 #[tokio::test]
 async fn a_job_that_the_broker_gave_up_is_shown_as_dead() {
     let (vhost, database) = tokio::join!(vhost(), database());
-    let behind = Behind { broker_url: vhost.url("web"), tracks: true, ..Behind::database(&database) };
+    let behind = Behind { tracks: true, ..Behind::both(&vhost, &database) };
     let web = Web::start_connected(behind).await;
     let before = Utc::now();
     let id = ask(&web).await;
