@@ -24,6 +24,7 @@ async fn main() -> anyhow::Result<()> {
 
     let health = Health::new(&settings.health, metrics)
         .part("publishing", broker.publishing_readiness())
+        .part("topology", broker.topology_readiness())
         .part("database", due.readiness());
     let stop_health = CancellationToken::new();
     let health = tokio::spawn(health.serve(stop_health.clone()));
