@@ -1,64 +1,32 @@
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use reqwest::StatusCode;
-use serde_json::Value;
+use reqwest::{Response, StatusCode};
 
-use crate::harness::{Caller, Container, DEADLINE, alice, all_work_done, mail_arrived, mails_about, sales, url};
+use crate::containers::{copies_of, ours};
+use crate::harness::{Caller, alice, all_work_done, mail_arrived, mails_about, runs, sales, url};
 
-/// How often a job ran, as its timeline tells.
-fn runs(job: &Value) -> usize {
-    let timeline = job["timeline"].as_array().expect("a timeline");
-    timeline.iter().filter_map(|run| run["run_id"].as_str()).collect::<BTreeSet<_>>().len()
-}
-
-/// Asks for a report until web, which lost the broker, takes it; then it is as ready as it was.
-async fn accepted_again(caller: &Caller) -> String {
-    let end = Instant::now() + DEADLINE;
-    loop {
-        let response = caller.post("/v1/reports", &sales("2025-05-05", "2025-05-11")).await;
-        if response.status() == StatusCode::ACCEPTED {
-            return response.headers()["location"].to_str().unwrap().rsplit('/').next().unwrap().to_owned();
-        }
-        assert!(Instant::now() < end, "web has not recovered: {}", response.status());
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    }
-}
-
-const BROKER: Container = Container("rabbitmq");
-const REPORT: Container = Container("pdf-report");
-
-#[tokio::test]
-async fn a_report_whose_worker_is_killed_in_the_middle_ends_in_one_pdf_and_one_mail() {
-    let caller = alice();
-    let id = caller.accepted(&sales("2025-01-01", "2025-12-31")).await;
-    caller.each_event(&id, None, |event| event.event != "job.started").await;
-    REPORT.kill();
-    let killed = caller.job(&id).await;
-    assert_eq!(killed["state"], "running", "killed in the middle: {killed:#}");
-    REPORT.start();
-    let job = caller.ended(&id).await;
-    assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{job:#}");
-    assert_eq!(runs(&job), 2, "the killed run and the one that ended well: {job:#}");
-    assert!(caller.pdf(&id).await.starts_with(b"%PDF-"));
-    mail_arrived(&id).await;
-    all_work_done().await;
-    assert_eq!(mails_about(&id).await.len(), 1);
-    REPORT.healthy().await;
+/// A web without a broker says so at once or after its own deadline, and not later.
+async fn refused_in_time(caller: &Caller) {
+    let begun = Instant::now();
+    let response: Response = caller.post("/v1/reports", &sales("2025-05-05", "2025-05-11")).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
 async fn a_broker_that_is_killed_with_jobs_queued_loses_none_of_them() {
     let caller = alice();
-    REPORT.stop();
+    let (broker, reports) = (copies_of("rabbitmq"), copies_of("pdf-report"));
+    reports.stop();
     let mut ids = Vec::new();
     for day in 1..=12 {
         let day = format!("2025-06-{day:02}");
         ids.push(caller.accepted(&sales(&day, &day)).await);
     }
-    BROKER.kill();
-    BROKER.start();
-    REPORT.start();
+    broker.kill();
+    broker.start();
+    reports.start();
     for id in &ids {
         assert_eq!(caller.ended(id).await["state"], "succeeded");
         assert!(caller.pdf(id).await.starts_with(b"%PDF-"));
@@ -70,11 +38,9 @@ async fn a_broker_that_is_killed_with_jobs_queued_loses_none_of_them() {
     for id in &ids {
         assert_eq!(mails_about(id).await.len(), 1, "{id}");
     }
-    BROKER.healthy().await;
-    REPORT.healthy().await;
+    broker.healthy().await;
     // The workers may be back before web is.
-    let after = accepted_again(&caller).await;
-    assert_eq!(caller.ended(&after).await["state"], "succeeded");
+    ours().ready().await;
 }
 
 #[tokio::test]
@@ -82,46 +48,53 @@ async fn a_web_that_lost_the_broker_says_503_in_time_serves_the_rest_and_recover
     let caller = alice();
     let earlier = caller.accepted(&sales("2025-05-05", "2025-05-11")).await;
     caller.ended(&earlier).await;
-    BROKER.kill();
-    for _ in 0..5 {
-        let begun = Instant::now();
-        let response = caller.post("/v1/reports", &sales("2025-05-05", "2025-05-11")).await;
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert!(response.headers().contains_key("retry-after"));
-        assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    let broker = copies_of("rabbitmq");
+    // Frozen, it takes messages and confirms none; then it is gone.
+    broker.pause();
+    for web in [0, 1] {
+        refused_in_time(&alice().at(web)).await;
+    }
+    broker.unpause();
+    broker.kill();
+    for _ in 0..6 {
+        refused_in_time(&caller).await;
     }
     assert_eq!(caller.job(&earlier).await["state"], "succeeded");
     assert!(caller.pdf(&earlier).await.starts_with(b"%PDF-"));
     assert_eq!(reqwest::get(url("/openapi.json")).await.unwrap().status(), StatusCode::OK);
-    BROKER.start();
-    BROKER.healthy().await;
-    let accepted = accepted_again(&caller).await;
-    assert_eq!(caller.ended(&accepted).await["state"], "succeeded");
-    mail_arrived(&accepted).await;
+    broker.start();
+    broker.healthy().await;
+    ours().ready().await;
+    for web in [0, 1] {
+        let accepted = alice().at(web).accepted(&sales("2025-05-05", "2025-05-11")).await;
+        assert_eq!(caller.ended(&accepted).await["state"], "succeeded");
+        mail_arrived(&accepted).await;
+    }
 }
 
 #[tokio::test]
 async fn a_worker_that_is_stopped_under_load_finishes_what_it_began_and_runs_nothing_twice() {
     let caller = alice();
+    let reports = copies_of("pdf-report");
     let mut ids = Vec::new();
     for month in 1..=8 {
         ids.push(caller.accepted(&sales(&format!("2025-{month:02}-01"), &format!("2025-{month:02}-28"))).await);
     }
     caller.each_event(&ids[0], None, |event| event.event != "job.started").await;
-    assert_eq!(REPORT.stop(), 0, "a drained worker ends well");
+    assert_eq!(reports.stop(), ["0", "0"], "a drained worker ends well");
     let ended = futures_util::future::join_all(ids.iter().map(|id| caller.job(id))).await;
     let ended = ended.iter().filter(|job| job["state"] == "succeeded").count();
     assert!(ended < ids.len(), "it was stopped with work left");
-    REPORT.start();
+    reports.start();
     for id in &ids {
         let job = caller.ended(id).await;
         assert_eq!((job["state"].as_str(), job["attempt"].as_u64()), (Some("succeeded"), Some(1)), "{job:#}");
-        assert_eq!(runs(&job), 1, "no started job runs twice: {job:#}");
+        assert_eq!(runs(&job).len(), 1, "no started job runs twice: {job:#}");
         mail_arrived(id).await;
     }
     all_work_done().await;
     for id in &ids {
         assert_eq!(mails_about(id).await.len(), 1);
     }
-    REPORT.healthy().await;
+    reports.healthy().await;
 }
