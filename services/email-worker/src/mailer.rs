@@ -17,6 +17,8 @@ use crate::settings::SmtpUrl;
 const REUSED_WITHIN: Duration = Duration::from_secs(30);
 /// How long a rested connection may take to say that it still lives.
 const NOOP_DEADLINE: Duration = Duration::from_secs(2);
+/// How long the relay may take to show that it is there.
+const PROBE_DEADLINE: Duration = Duration::from_secs(4);
 /// The mail is written in pieces, so that its copy with doubled dots need not stand in memory whole.
 const PIECE_BYTES: usize = 64 * 1024;
 
@@ -97,6 +99,17 @@ impl Mailer {
             Ok(Err(error)) => Err(sort(&error, mail, SendError::Unknown)),
             Err(_) => Err(SendError::Unknown(late())),
         }
+    }
+
+    /// Asks the relay for a sign of life: whether it greets a client, or answers NOOP on a connection that rests.
+    ///
+    /// # Errors
+    /// [`SendError::Unavailable`] when it does not, or not within 4 s.
+    pub async fn probe(&self) -> Result<(), SendError> {
+        let late = |_| SendError::Unavailable(Line::new("no answer in time"));
+        let connection = timeout(PROBE_DEADLINE, self.connection()).await.map_err(late)??;
+        self.rest(connection);
+        Ok(())
     }
 
     /// A connection on which the relay waits for the content of `mail`.

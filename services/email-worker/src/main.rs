@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 use email_worker::compose::Composer;
-use email_worker::send_email::{Deadlines, SendEmailHandler};
+use email_worker::send_email::{Deadlines, RELAY, SendEmailHandler};
 use email_worker::settings::{DEFAULTS, Settings};
 use pipeline::{Broker, Handlers};
 use service::{Health, Shutdown, Tasks};
@@ -22,7 +22,10 @@ async fn main() -> anyhow::Result<()> {
     let broker = Broker::start(&settings.broker, "email-worker").context("read the settings of the broker")?;
 
     let deadlines = Deadlines::at(settings.broker.time_scale);
-    let handlers = Handlers::new().register(SendEmailHandler::new(pool, files, composer, settings.smtp.url, deadlines));
+    let handler = SendEmailHandler::new(pool.clone(), files, composer, settings.smtp.url, deadlines);
+    let relay = handler.relay_probe();
+    let handlers = Handlers::new().register(handler).dependency(RELAY, relay);
+    let handlers = worker::with_database(handlers, &pool);
 
     let health = Health::new(&settings.health, metrics)
         .part("consuming", broker.consuming_readiness())

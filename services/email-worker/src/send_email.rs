@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::TryStreamExt;
+use futures_util::future::BoxFuture;
 use pipeline::jobs::{FileReference, Message, SendEmail};
 use pipeline::{Done, Failure, Handler, JobContext, OrFail};
 use serde_json::json;
@@ -13,10 +14,14 @@ use store::{Files, FilesError, PgPool};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::Instrument;
 use uuid::Uuid;
+use worker::POSTGRES;
 
 use crate::compose::{Composer, Mail, StoredReport, TOO_LARGE_TO_ATTACH};
 use crate::mailer::{Accepted, Mailer, SendError};
 use crate::settings::SmtpUrl;
+
+/// The name of the relay in [`Failure::Unavailable`].
+pub const RELAY: &str = "smtp";
 
 /// The first pause between two attempts to note that a mail went out; each further one is twice as long.
 const MARK_PAUSE: Duration = Duration::from_millis(100);
@@ -77,6 +82,15 @@ impl SendEmailHandler {
         Self { files, composer, desk: Arc::new(Desk { pool, mailer, deadlines }) }
     }
 
+    /// How the relay is asked for a sign of life.
+    pub fn relay_probe(&self) -> impl Fn() -> BoxFuture<'static, Result<(), SendError>> + Send + Sync + 'static {
+        let desk = Arc::clone(&self.desk);
+        move || {
+            let desk = Arc::clone(&desk);
+            Box::pin(async move { desk.mailer.probe().await })
+        }
+    }
+
     /// Sends the mail of the job `id`, unless that was done before.
     ///
     /// # Errors
@@ -84,7 +98,7 @@ impl SendEmailHandler {
     /// [`Failure::Reject`].
     pub async fn deliver(&self, id: Uuid, job: &SendEmail) -> Result<Done, Failure> {
         let claim = sent_mails::claim(&self.desk.pool, id, self.desk.deadlines.lease).await;
-        let (lease, doubt) = match claim.or_retry("ask whether the mail was sent")? {
+        let (lease, doubt) = match claim.or_unavailable(POSTGRES, "ask whether the mail was sent")? {
             Claim::Send(lease) => (lease, false),
             Claim::SendAgain(lease) => (lease, true),
             Claim::AlreadySent { message_id, .. } => {
@@ -164,7 +178,8 @@ impl Desk {
                 let reason = error.to_string();
                 match error {
                     SendError::Refused(_) => Err(Failure::reject(reason)),
-                    _ => Err(Failure::retry(reason)),
+                    SendError::Unavailable(_) => Err(Failure::Unavailable { dependency: RELAY, reason }),
+                    SendError::Deferred(_) | SendError::Unknown(_) => Err(Failure::retry(reason)),
                 }
             }
         }

@@ -24,8 +24,8 @@ async fn main() -> anyhow::Result<()> {
     let broker = Broker::start(&settings.broker, "pdf-report").context("read the settings of the broker")?;
 
     let publisher = broker.publisher();
-    let handlers =
-        Handlers::new().register(RenderReportHandler { pool, files, renderer, publisher, shop: settings.shop });
+    let handler = RenderReportHandler { pool: pool.clone(), files, renderer, publisher, shop: settings.shop };
+    let handlers = worker::with_database(Handlers::new().register(handler), &pool);
 
     let health = Health::new(&settings.health, metrics)
         .part("consuming", broker.consuming_readiness())

@@ -11,6 +11,7 @@ use sqlx::PgPool;
 use store::files::report_key;
 use store::sales::{self, OrderLine};
 use store::{DatabaseError, Files};
+use worker::POSTGRES;
 
 use crate::renderer::{Progress, RenderError, Rendered, Renderer};
 use crate::sales_report::{MAX_ORDERS, MAX_PRODUCTS, SalesReport, TITLE, period_before, period_label};
@@ -107,7 +108,7 @@ impl RenderReportHandler {
             };
             Ok::<_, DatabaseError>(report.request())
         };
-        read.await.or_retry("read the sales")
+        read.await.or_unavailable(POSTGRES, "read the sales")
     }
 
     async fn render(&self, request: crate::protocol::Request, context: &JobContext) -> Result<Rendered, Failure> {

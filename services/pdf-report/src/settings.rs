@@ -65,6 +65,6 @@ mod tests {
             .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
             .add_source(File::from_str(given, FileFormat::Toml));
         let settings: Settings = config.build().unwrap().try_deserialize().unwrap();
-        assert_eq!(settings.worker.concurrency.get(), 2);
+        assert_eq!(settings.worker.concurrency.get(), 3);
     }
 }

@@ -1,9 +1,9 @@
 //! Keeps what the events tell of jobs: from the broker's queues into the store.
 
 use chrono::Utc;
-use pipeline::{DeadLetter, Event, EventBody, TrackError, TrackEvents};
+use pipeline::{DeadLetter, Event, EventBody, News, TrackError, TrackEvents};
 use serde_json::{Value, json};
-use store::jobs::{JobEvent, JobEventType, apply_event};
+use store::jobs::{JobEvent, JobEventType, apply_events};
 use store::{DatabaseError, PgPool};
 
 /// Writes events into the store.
@@ -18,9 +18,13 @@ impl Tracker {
     pub fn new(pool: PgPool) -> Self {
         Self { pool }
     }
+}
 
-    async fn keep(&self, event: &JobEvent) -> Result<(), TrackError> {
-        match apply_event(&self.pool, event).await {
+impl TrackEvents for Tracker {
+    async fn keep(&self, news: &[News]) -> Result<(), TrackError> {
+        let events: Result<Vec<_>, TrackError> =
+            news.iter().cloned().filter_map(|news| told(news).transpose()).collect();
+        match apply_events(&self.pool, &events?).await {
             Ok(_) => Ok(()),
             Err(error) if is_about_the_event(&error) => {
                 Err(TrackError::Never(format!("{:#}", anyhow::Error::new(error))))
@@ -30,16 +34,10 @@ impl Tracker {
     }
 }
 
-impl TrackEvents for Tracker {
-    async fn event(&self, event: Event) -> Result<(), TrackError> {
-        match job_event(event)? {
-            Some(event) => self.keep(&event).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn dead_letter(&self, letter: DeadLetter) -> Result<(), TrackError> {
-        self.keep(&dead_event(letter)).await
+fn told(news: News) -> Result<Option<JobEvent>, TrackError> {
+    match news {
+        News::Event(event) => job_event(*event),
+        News::DeadLetter(letter) => Ok(Some(dead_event(letter))),
     }
 }
 

@@ -1,5 +1,6 @@
 //! A service's way to the broker: two connections kept up, what it publishes, what it consumes.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub enum BrokerState {
     Connected,
     /// Up, and taking deliveries.
     Consuming,
+    /// Up, and nothing is taken on purpose, because these are away.
+    Paused(Vec<&'static str>),
     /// Up, and the broker takes no messages.
     Blocked,
     /// Down, with the reason of the last failure.
@@ -69,7 +72,8 @@ pub struct Broker {
     consuming: Supervised,
     publisher: Publisher,
     time_scale: f64,
-    consumes: watch::Sender<bool>,
+    consumes: watch::Sender<BTreeSet<String>>,
+    away: watch::Sender<BTreeSet<&'static str>>,
 }
 
 impl Broker {
@@ -90,8 +94,9 @@ impl Broker {
         let publishing = Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone());
         let consuming = Supervised::start(uri, format!("{service} consuming"), topology);
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
-        let (consumes, _) = watch::channel(false);
-        Ok(Self { service: row, publishing, consuming, publisher, time_scale: settings.time_scale, consumes })
+        let (consumes, _) = watch::channel(BTreeSet::new());
+        let (away, _) = watch::channel(BTreeSet::new());
+        Ok(Self { service: row, publishing, consuming, publisher, time_scale: settings.time_scale, consumes, away })
     }
 
     /// The publisher.
@@ -105,12 +110,17 @@ impl Broker {
         state_of(self.publishing.state())
     }
 
-    /// What the consuming connection is at, and whether a consumer is registered on it; call the function whenever you want to
-    /// know.
+    /// What the consuming connection is at, and whether each of the service's queues has its consumer on it; call the function
+    /// whenever you want to know.
     pub fn consuming_state(&self) -> impl Fn() -> BrokerState + Send + Sync + 'static {
-        let (link, consumes) = (state_of(self.consuming.state()), self.consumes.subscribe());
+        let (link, consumes, away) =
+            (state_of(self.consuming.state()), self.consumes.subscribe(), self.away.subscribe());
+        let queues = self.service.queues();
         move || match link() {
-            BrokerState::Connected if *consumes.borrow() => BrokerState::Consuming,
+            BrokerState::Connected if !away.borrow().is_empty() => {
+                BrokerState::Paused(away.borrow().iter().copied().collect())
+            }
+            BrokerState::Connected if consumes.borrow().len() == queues => BrokerState::Consuming,
             state => state,
         }
     }
@@ -131,7 +141,8 @@ impl Broker {
     /// ends; at `abort` it ends at once.
     ///
     /// # Panics
-    /// When a kind of these workers has no handler, or a handler no queue: such a service would bury good jobs.
+    /// When a kind of these workers has no handler, or a handler no queue: such a service would bury good jobs. When deliveries
+    /// would wait here for longer than the broker bears: see [`topology::WorkerRow::longest_hold`].
     pub fn work(
         &self,
         handlers: Handlers,
@@ -152,6 +163,16 @@ impl Broker {
             handlers.kinds().eq(wanted.iter().copied()),
             "handlers for {handlers:?}, but the topology says {wanted:?}"
         );
+        for row in self.service.works.iter().filter_map(|name| topology::worker(name)) {
+            let hold = row.longest_hold(settings.concurrency.get());
+            assert!(
+                hold < topology::CONSUMER_TIMEOUT,
+                "a delivery of \"{}\" may be held for {} s, and the broker bears {} s: lower its prefetch or its timeout",
+                row.name,
+                hold.as_secs(),
+                topology::CONSUMER_TIMEOUT.as_secs()
+            );
+        }
         let runtime = Runtime {
             service: self.service,
             handlers,
@@ -160,6 +181,7 @@ impl Broker {
             settings: settings.clone(),
             time_scale: self.time_scale,
             consuming: self.consumes.clone(),
+            away: self.away.clone(),
             drain,
             abort,
         };
@@ -191,6 +213,7 @@ impl fmt::Display for BrokerState {
         match self {
             Self::Connected => formatter.write_str("connected"),
             Self::Consuming => formatter.write_str("consuming"),
+            Self::Paused(away) => write!(formatter, "paused: {}", away.join(", ")),
             Self::Blocked => formatter.write_str("blocked by the broker"),
             Self::Disconnected(reason) => write!(formatter, "reconnecting: {reason}"),
         }

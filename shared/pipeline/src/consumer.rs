@@ -1,19 +1,25 @@
 //! Consumes one queue across connection losses, with bounded concurrency, until it is drained.
 
-use std::sync::Arc;
+mod acks;
+mod permits;
+
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer, ErrorKind};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::connection::{Link, LinkState, up};
+use acks::{Settled, acknowledge};
+
+pub(crate) use permits::Permits;
 
 /// One call to the broker.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
@@ -27,11 +33,46 @@ pub(crate) struct Consume {
     pub(crate) link: watch::Receiver<LinkState>,
     pub(crate) queue: String,
     pub(crate) prefetch: u16,
-    /// One permit for each delivery that is being handled.
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) permits: Permits,
+    /// What is away without which nothing can be done: nothing is consumed while there is any.
+    pub(crate) away: watch::Receiver<BTreeSet<&'static str>>,
     pub(crate) drain: CancellationToken,
-    /// Whether it is consuming right now, for health.
-    pub(crate) consuming: watch::Sender<bool>,
+    /// The queues that are being consumed right now, for health.
+    pub(crate) consuming: watch::Sender<BTreeSet<String>>,
+}
+
+/// What is done with deliveries.
+pub(crate) trait Consumes: Send + Sync + 'static {
+    /// Handles a delivery and settles it. Called in the order of delivery; what is returned runs beside the others.
+    fn handle(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static;
+    /// Settles a delivery that was not begun and must not be now, because something is away.
+    fn put_back(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static;
+}
+
+/// The right and the duty to settle one delivery.
+pub(crate) struct Settle {
+    tag: u64,
+    settled: mpsc::Sender<Settled>,
+    /// Cancelled when the delivery can no longer be settled: the broker gives it to somebody else.
+    pub(crate) lost: CancellationToken,
+}
+
+impl Settle {
+    /// Acks the delivery, without waiting for it. `false` when it can no longer be settled.
+    pub(crate) fn done(self) -> bool {
+        self.tell(Settled::Done(self.tag))
+    }
+
+    /// Rejects the delivery: the broker moves it to its dead letters.
+    pub(crate) async fn reject(self, delivery: &Delivery) -> bool {
+        let rejected = delivery.acker.reject(BasicRejectOptions { requeue: false });
+        matches!(timeout(CALL_DEADLINE, rejected).await, Ok(Ok(true))) && self.tell(Settled::Rejected(self.tag))
+    }
+
+    fn tell(&self, settled: Settled) -> bool {
+        // There is room for each delivery that may be open at once, and each is told once.
+        !self.lost.is_cancelled() && self.settled.try_send(settled).is_ok()
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +90,13 @@ impl ConsumeError {
     }
 }
 
+/// Why no further delivery is begun.
+enum Stop {
+    Drain,
+    Away,
+    Lost,
+}
+
 /// Ends when the channel is no longer open. The broker may close it alone (a consumer timeout), and while every permit is taken
 /// nobody reads the consumer that would tell.
 async fn closed(channel: &Channel) {
@@ -58,18 +106,37 @@ async fn closed(channel: &Channel) {
     }
 }
 
+/// Ends when something is away, or nothing is any more.
+async fn until_away(away: &watch::Receiver<BTreeSet<&'static str>>, wanted: bool) {
+    let changed = away.clone().wait_for(|away| away.is_empty() != wanted).await.is_err();
+    if changed {
+        // Nobody is left to say so.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// One channel's life.
+struct Session<'a, C> {
+    consume: &'a Consume,
+    channel: Channel,
+    lost: CancellationToken,
+    begun: TaskTracker,
+    settled: mpsc::Sender<Settled>,
+    consumes: &'a C,
+}
+
 impl Consume {
-    /// Hands each delivery to `handle`, with a token that is cancelled when the delivery can no longer be settled; `handle`
-    /// settles it. Returns when drained: what was begun is finished, what was not is given back.
-    pub(crate) async fn run<F, Handled>(mut self, handle: F)
-    where
-        F: Fn(Delivery, CancellationToken) -> Handled,
-        Handled: Future<Output = ()> + Send + 'static,
-    {
+    /// Hands each delivery to `consumes`, which settles it. Returns when drained: what was begun is finished, what was not is
+    /// given back.
+    pub(crate) async fn run<C: Consumes>(mut self, consumes: C) {
         let drain = self.drain.clone();
-        while let Some(Some(link)) = drain.run_until_cancelled(up(&mut self.link)).await {
-            let result = self.session(&link, &handle).await;
-            self.consuming.send_replace(false);
+        loop {
+            if drain.run_until_cancelled(until_away(&self.away, false)).await.is_none() {
+                return;
+            }
+            let Some(Some(link)) = drain.run_until_cancelled(up(&mut self.link)).await else { return };
+            let result = self.session(&link, &consumes).await;
+            self.tell(false);
             if drain.is_cancelled() {
                 return;
             }
@@ -79,60 +146,68 @@ impl Consume {
                     // Somebody deleted it. A new connection declares it again.
                     link.lost.cancel();
                 }
+                drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
+            } else if link.lost.is_cancelled() {
+                drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
-            drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
         }
     }
 
-    /// Consumes over one channel until it ends, the link is lost or the drain begins.
-    async fn session<F, Handled>(&self, link: &Link, handle: &F) -> Result<(), ConsumeError>
-    where
-        F: Fn(Delivery, CancellationToken) -> Handled,
-        Handled: Future<Output = ()> + Send + 'static,
-    {
+    fn tell(&self, consuming: bool) {
+        self.consuming.send_modify(|queues| {
+            if consuming {
+                queues.insert(self.queue.clone());
+            } else {
+                queues.remove(&self.queue);
+            }
+        });
+    }
+
+    /// Consumes over one channel until it ends, the link is lost, something is away or the drain begins.
+    async fn session<C: Consumes>(&self, link: &Link, consumes: &C) -> Result<(), ConsumeError> {
         let channel = timeout(CALL_DEADLINE, link.connection.create_channel()).await??;
         let lost = link.lost.child_token();
-        let begun = TaskTracker::new();
-        let result = self.deliveries(&channel, &lost, &begun, handle).await;
+        let (settled, told) = mpsc::channel(usize::from(self.prefetch).max(1));
+        let acks = tokio::spawn(acknowledge(channel.clone(), told, lost.clone()));
+        let session = Session { consume: self, channel, lost, begun: TaskTracker::new(), settled, consumes };
+        let result = session.deliveries().await;
+        let Session { channel, lost, begun, settled, .. } = session;
         if !channel.status().connected() || lost.is_cancelled() {
             // The broker gives these deliveries to somebody else now.
             lost.cancel();
         }
         begun.close();
         begun.wait().await;
+        drop(settled);
+        if let Err(error) = acks.await {
+            tracing::error!(queue = self.queue, %error, "the task that acks failed");
+        }
         if channel.status().connected() {
             // A channel that is dropped instead can take its connection down with it.
             timeout(CALL_DEADLINE, channel.close(200, "done".into())).await??;
         }
         result
     }
+}
 
-    async fn deliveries<F, Handled>(
-        &self,
-        channel: &Channel,
-        lost: &CancellationToken,
-        begun: &TaskTracker,
-        handle: &F,
-    ) -> Result<(), ConsumeError>
-    where
-        F: Fn(Delivery, CancellationToken) -> Handled,
-        Handled: Future<Output = ()> + Send + 'static,
-    {
-        timeout(CALL_DEADLINE, channel.basic_qos(self.prefetch, BasicQosOptions::default())).await??;
-        let consume = channel.basic_consume(
-            self.queue.as_str().into(),
+impl<C: Consumes> Session<'_, C> {
+    async fn deliveries(&self) -> Result<(), ConsumeError> {
+        let Consume { queue, prefetch, permits, .. } = self.consume;
+        timeout(CALL_DEADLINE, self.channel.basic_qos(*prefetch, BasicQosOptions::default())).await??;
+        let consume = self.channel.basic_consume(
+            queue.as_str().into(),
             "".into(),
             BasicConsumeOptions::default(),
             FieldTable::default(),
         );
         let mut consumer = timeout(CALL_DEADLINE, consume).await??;
-        self.consuming.send_replace(true);
+        self.consume.tell(true);
+        let stop = self.stop();
+        tokio::pin!(stop);
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = self.drain.cancelled() => return self.give_back(channel, consumer, None).await,
-                () = lost.cancelled() => return Ok(()),
-                () = closed(channel) => return Ok(()),
+                why = &mut stop => return self.end(why, consumer, None).await,
                 delivery = consumer.next() => match delivery {
                     Some(delivery) => delivery?,
                     None => return Ok(()),
@@ -140,43 +215,67 @@ impl Consume {
             };
             let permit = tokio::select! {
                 biased;
-                () = self.drain.cancelled() => return self.give_back(channel, consumer, Some(delivery)).await,
-                () = lost.cancelled() => return Ok(()),
-                () = closed(channel) => return Ok(()),
-                permit = Arc::clone(&self.permits).acquire_owned() => permit.expect("the semaphore is never closed"),
+                why = &mut stop => return self.end(why, consumer, Some(delivery)).await,
+                permit = permits.acquire() => permit,
             };
-            let handled = handle(delivery, lost.clone());
-            begun.spawn(async move {
+            let settle = self.settle(&delivery);
+            let handled = self.consumes.handle(delivery, settle);
+            self.begun.spawn(async move {
                 handled.await;
                 drop(permit);
             });
         }
     }
 
-    /// Stops the deliveries and returns those that were not begun to the queue.
-    async fn give_back(
-        &self,
-        channel: &Channel,
-        mut consumer: Consumer,
-        first: Option<Delivery>,
-    ) -> Result<(), ConsumeError> {
-        self.consuming.send_replace(false);
-        timeout(CALL_DEADLINE, channel.basic_cancel(consumer.tag(), BasicCancelOptions::default())).await??;
-        let give_back = async {
-            let requeue = BasicNackOptions { requeue: true, multiple: false };
-            let mut returned: u64 = 0;
-            if let Some(delivery) = first {
-                delivery.acker.nack(requeue).await?;
-                returned += 1;
+    async fn stop(&self) -> Stop {
+        tokio::select! {
+            biased;
+            () = self.consume.drain.cancelled() => Stop::Drain,
+            () = self.lost.cancelled() => Stop::Lost,
+            () = closed(&self.channel) => Stop::Lost,
+            () = until_away(&self.consume.away, true) => Stop::Away,
+        }
+    }
+
+    fn settle(&self, delivery: &Delivery) -> Settle {
+        Settle { tag: delivery.delivery_tag, settled: self.settled.clone(), lost: self.lost.clone() }
+    }
+
+    /// Begins nothing more. `held` is a delivery that was taken and not begun.
+    async fn end(&self, why: Stop, mut consumer: Consumer, held: Option<Delivery>) -> Result<(), ConsumeError> {
+        if matches!(why, Stop::Lost) {
+            return Ok(());
+        }
+        self.consume.tell(false);
+        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        timeout(CALL_DEADLINE, cancel).await??;
+        let end = async {
+            let mut count: u64 = 0;
+            let mut next = held.map(Ok);
+            while let Some(delivery) = match next.take() {
+                Some(delivery) => Some(delivery),
+                None => consumer.next().await,
+            } {
+                let delivery: Delivery = delivery?;
+                count += 1;
+                match why {
+                    Stop::Drain => {
+                        delivery.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await?;
+                    }
+                    _ => {
+                        let settle = self.settle(&delivery);
+                        self.begun.spawn(self.consumes.put_back(delivery, settle));
+                    }
+                }
             }
-            while let Some(delivery) = consumer.next().await {
-                delivery?.acker.nack(requeue).await?;
-                returned += 1;
+            let queue = &self.consume.queue;
+            match why {
+                Stop::Drain => tracing::info!(queue, count, "gave back what was not begun"),
+                _ => tracing::info!(queue, count, "paused, and put back what was not begun"),
             }
-            tracing::info!(queue = self.queue, returned, "gave back what was not begun");
             Ok::<_, lapin::Error>(())
         };
-        timeout(CALL_DEADLINE, give_back).await??;
+        timeout(CALL_DEADLINE, end).await??;
         Ok(())
     }
 }

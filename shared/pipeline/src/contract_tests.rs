@@ -106,6 +106,7 @@ fn every_event_has_its_example() {
         attempt: 1,
         redeliveries: 0,
         sequence: 1,
+        started_at: Some("2025-12-01T08:00:00Z".parse().unwrap()),
     };
     let failure =
         || FailureReport { kind: "error".to_owned(), reason: "read the sales: no answer from the database".to_owned() };
@@ -135,4 +136,16 @@ fn every_event_has_its_example() {
         let name = format!("{}.example.json", body.kind());
         golden(&name, &Event { id: Uuid::nil(), job: job.clone(), run: from_a_run.then(|| run.clone()), at, body });
     }
+}
+
+#[test]
+fn an_event_of_an_earlier_release_is_still_read() {
+    let early = json!({
+        "job": {"id": REPORT, "kind": "report.render"},
+        "run": {"id": REPORT, "worker": "pdf-report@host:1", "replays": 0, "attempt": 1, "redeliveries": 0, "sequence": 2},
+        "at": "2025-12-01T08:00:00Z",
+        "type": "job.started",
+    });
+    let event: Event = serde_json::from_value(early).unwrap();
+    assert_eq!(event.run.unwrap().started_at, None);
 }

@@ -54,6 +54,9 @@ pub struct RunReference {
     pub redeliveries: u32,
     /// Growing from 1 within the run.
     pub sequence: u32,
+    /// When it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
 }
 
 /// What happened, by type.
@@ -125,7 +128,8 @@ pub struct Progress {
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailureReport {
-    /// `error`, `timed_out`, `panicked`, `rejected`, `undecodable`, `unknown_kind`; from the broker `delivery_limit`, `rejected`.
+    /// `error`, `timed_out`, `panicked`, `rejected`, `unavailable`, `undecodable`, `unknown_kind`; from the broker `delivery_limit`,
+    /// `rejected`.
     pub kind: String,
     /// For an operator.
     pub reason: String,

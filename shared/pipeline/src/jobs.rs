@@ -8,12 +8,14 @@ mod mailbox;
 mod noop;
 mod period;
 mod render_report;
+mod report_template;
 mod send_email;
 
 pub use mailbox::{EmailAddress, InvalidMailbox, PersonName, Recipient};
 pub use noop::Noop;
 pub use period::{InvalidPeriod, Period};
 pub use render_report::{Grouping, RenderReport, ReportKind};
+pub use report_template::{RelativePeriod, ReportTemplate};
 pub use send_email::{FileReference, Message, ReportReady, SendEmail};
 
 /// The payload of one kind of job: the whole body of its message, as JSON.

@@ -22,5 +22,5 @@ pub use events::{DeadLetter, Event, EventBody};
 pub use jobs::Job;
 pub use message::{OutgoingJob, SealedJob};
 pub use publisher::{PublishError, Publisher};
-pub use tracker::{TrackError, TrackEvents};
-pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, OrFail, WorkerSettings};
+pub use tracker::{News, TrackError, TrackEvents};
+pub use worker::{Concurrency, Done, Failure, Handler, Handlers, JobContext, JobMark, OrFail, WorkerSettings};

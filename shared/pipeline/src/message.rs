@@ -185,13 +185,14 @@ impl Envelope {
     }
 }
 
-/// A failure, as it is written into a copy's headers.
+/// What a copy says that its original did not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct FailureNote<'a> {
+pub(crate) struct CopyNote<'a> {
     pub(crate) origin_queue: &'a str,
-    pub(crate) kind: &'a str,
-    pub(crate) reason: &'a str,
+    /// Kind and reason.
+    pub(crate) failure: Option<(&'a str, &'a str)>,
     pub(crate) attempt: u32,
+    pub(crate) redeliveries: u32,
 }
 
 /// A message's headers must fit one frame (128 KiB as a rule), and a copy needs room for its own: a copy that the broker
@@ -211,12 +212,8 @@ fn approximate_bytes(value: &AMQPValue) -> usize {
 }
 
 /// The properties of a copy: those of the original, less the broker's own headers (4.x neither trusts nor carries `x-*`),
-/// with the failure noted. What is not ours stays as it is.
-pub(crate) fn copy_properties(
-    original: &BasicProperties,
-    note: &FailureNote<'_>,
-    now: DateTime<Utc>,
-) -> BasicProperties {
+/// with what the note says. What is not ours stays as it is.
+pub(crate) fn copy_properties(original: &BasicProperties, note: &CopyNote<'_>, now: DateTime<Utc>) -> BasicProperties {
     let mut headers = FieldTable::default();
     let mut room = FOREIGN_HEADER_BYTES;
     for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
@@ -235,12 +232,15 @@ pub(crate) fn copy_properties(
         headers.insert(name.into(), AMQPValue::LongString(text.into()));
     };
     set(ORIGIN_QUEUE, note.origin_queue);
-    set(FAILURE_KIND, note.kind);
-    set(FAILURE, clip(note.reason, FAILURE_BYTES));
-    if !headers.inner().contains_key(FIRST_FAILED_AT) {
-        headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(now.to_rfc3339().as_str().into()));
+    if let Some((kind, reason)) = note.failure {
+        set(FAILURE_KIND, kind);
+        set(FAILURE, clip(reason, FAILURE_BYTES));
+        if !headers.inner().contains_key(FIRST_FAILED_AT) {
+            headers.insert(FIRST_FAILED_AT.into(), AMQPValue::LongString(now.to_rfc3339().as_str().into()));
+        }
     }
     headers.insert(ATTEMPT.into(), AMQPValue::LongLongInt(i64::from(note.attempt)));
+    headers.insert(REDELIVERIES.into(), AMQPValue::LongLongInt(i64::from(note.redeliveries)));
     original.clone().with_headers(headers).with_delivery_mode(2)
 }
 
@@ -357,7 +357,8 @@ mod tests {
         headers.insert("traceparent".into(), AMQPValue::LongString("00-ab-cd-01".into()));
         headers.insert("x-delivery-count".into(), AMQPValue::LongLongInt(3));
         let original = job().properties(Noop::KIND, "web").with_headers(headers);
-        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let note =
+            CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
         let early = DateTime::from_timestamp(1_700_000_100, 0).unwrap();
         let copy = copy_properties(&original, &note, early);
         assert_eq!(text(&copy, "traceparent").as_deref(), Some("00-ab-cd-01"));
@@ -374,7 +375,8 @@ mod tests {
         headers.insert("huge".into(), AMQPValue::LongString("x".repeat(129_000).as_str().into()));
         headers.insert("owner".into(), AMQPValue::LongString("alice".into()));
         let original = job().properties(Noop::KIND, "web").with_headers(headers);
-        let note = FailureNote { origin_queue: "noop.normal", kind: "error", reason: "no", attempt: 2 };
+        let note =
+            CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
         let copy = copy_properties(&original, &note, Utc::now());
         assert_eq!((text(&copy, "huge"), text(&copy, OWNER).as_deref()), (None, Some("alice")));
     }

@@ -39,6 +39,9 @@ pub const TRACKER_PROGRESS: &str = "tracker.progress";
 /// A copy of each dead letter, for the tracker: what the broker itself gave up has no event.
 pub const TRACKER_DEAD_LETTERS: &str = "tracker.dead_letters";
 
+/// What the tracker consumes.
+pub(crate) const TRACKER_QUEUES: [&str; 3] = [TRACKER_LIFECYCLE, TRACKER_PROGRESS, TRACKER_DEAD_LETTERS];
+
 /// How soon a job is due, beside others of its kind. Each lane is a queue of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -66,6 +69,9 @@ impl Lane {
         }
     }
 }
+
+/// How long RabbitMQ lets a consumer hold a delivery without settling it, by default, on every version.
+pub const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// One worker: the kinds that it does from its own queues, and how.
 #[derive(Debug)]
@@ -163,6 +169,14 @@ pub const SERVICES: &[ServiceRow] = &[
     ServiceRow { name: "web", works: &[], publishes: &[RenderReport::KIND], tracks: true, controls: true },
 ];
 
+impl ServiceRow {
+    /// How many queues it consumes.
+    pub(crate) fn queues(&self) -> usize {
+        let tracked = if self.tracks { TRACKER_QUEUES.len() } else { 0 };
+        self.works.len() * (Lane::ALL.len() + 1) + tracked
+    }
+}
+
 /// The row of a worker.
 #[must_use]
 pub fn worker(name: &str) -> Option<&'static WorkerRow> {
@@ -192,6 +206,14 @@ impl WorkerRow {
     #[must_use]
     pub fn suspect_queue(&self) -> String {
         format!("{}.suspect", self.name)
+    }
+
+    /// The longest that a delivery may be held by a process that runs `concurrency` jobs at once, all of them to their timeout:
+    /// every lane's prefetch may be before it, and the lanes take turns.
+    #[must_use]
+    pub fn longest_hold(&self, concurrency: u16) -> Duration {
+        let held = u32::from(self.prefetch.with(concurrency)) * Lane::ALL.len() as u32 + 1;
+        self.timeout * held / u32::from(concurrency.max(1))
     }
 
     /// The waits for which it has a queue: those of its policy, and the shortest of all for what had to be put back.

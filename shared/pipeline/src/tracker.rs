@@ -1,34 +1,32 @@
 //! Consumes what the tracker's queues hold: events, and the dead letters that have none.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicRejectOptions};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::connection::LinkState;
-use crate::consumer::Consume;
+use crate::consumer::{Consume, Consumes, Permits, Settle};
 use crate::events::{DeadLetter, Event, FailureReport, JobReference};
 use crate::message::{Envelope, noted_failure};
-use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE, TRACKER_PROGRESS};
+use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_QUEUES};
 
-/// Read ahead by a screenful; what is not acked waits in the broker.
-const PREFETCH: u16 = 64;
-const SETTLE_DEADLINE: Duration = Duration::from_secs(5);
+/// Read ahead by two batches; what is not acked waits in the broker.
+const PREFETCH: u16 = 256;
+/// Events kept in one call.
+const BATCH: usize = 128;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Keeps what happened.
 pub trait TrackEvents: Send + Sync + 'static {
-    /// Keeps one event. It may come again, and events may come in any order.
-    fn event(&self, event: Event) -> impl Future<Output = Result<(), TrackError>> + Send;
-    /// Keeps the end of a job that the broker gave up. It may come again.
-    fn dead_letter(&self, letter: DeadLetter) -> impl Future<Output = Result<(), TrackError>> + Send;
+    /// Keeps events, in the order given. They may come again, and in any order. `Ok` when all are kept.
+    fn keep(&self, news: &[News]) -> impl Future<Output = Result<(), TrackError>> + Send;
 }
 
 /// Why something could not be kept.
@@ -37,118 +35,178 @@ pub enum TrackError {
     /// The store is away: the same is tried again until it is back.
     #[error("not now: {0}")]
     Later(String),
-    /// It can never be kept: it goes to `tracker.dead`.
+    /// At least one can never be kept. Each is tried alone, and what fails alone goes to `tracker.dead`.
     #[error("never: {0}")]
     Never(String),
 }
 
 /// What one delivery of the tracker's queues says.
-enum News {
+#[derive(Clone, Debug, PartialEq)]
+pub enum News {
+    /// An event.
     Event(Box<Event>),
+    /// The end of a job that the broker gave up.
     DeadLetter(DeadLetter),
-    /// A dead letter that a worker of ours has told of by an event.
-    Told,
 }
 
-/// Consumes until `drain`. One at a time and queue, so that what a job's runs told in order is kept in order.
+/// One delivery on its way into the store.
+struct Item {
+    news: News,
+    /// Told what became of it; nothing when the tracker ends first.
+    kept: oneshot::Sender<Result<(), String>>,
+}
+
+/// Consumes until `drain`.
 pub(crate) async fn track<T: TrackEvents>(
     link: watch::Receiver<LinkState>,
     tracker: T,
-    consuming: watch::Sender<bool>,
+    consuming: watch::Sender<BTreeSet<String>>,
     drain: CancellationToken,
 ) {
     let tracker = Arc::new(tracker);
-    let mut queues = JoinSet::new();
-    for queue in [TRACKER_LIFECYCLE, TRACKER_PROGRESS, TRACKER_DEAD_LETTERS] {
+    let (_nothing, away) = watch::channel(BTreeSet::new());
+    let mut tasks = JoinSet::new();
+    for queue in TRACKER_QUEUES {
         let consume = Consume {
             link: link.clone(),
             queue: queue.to_owned(),
             prefetch: PREFETCH,
-            permits: Arc::new(Semaphore::new(1)),
+            permits: Permits::new(PREFETCH),
+            away: away.clone(),
             drain: drain.clone(),
             consuming: consuming.clone(),
         };
-        let (tracker, drain) = (Arc::clone(&tracker), drain.clone());
-        queues
-            .spawn(consume.run(move |delivery, lost| keep(Arc::clone(&tracker), queue, delivery, lost, drain.clone())));
+        // Each delivery that is open has room.
+        let (items, taken) = mpsc::channel(usize::from(PREFETCH));
+        tasks.spawn(keep_in_batches(Arc::clone(&tracker), queue, taken, drain.clone()));
+        tasks.spawn(consume.run(Tracked { queue, items }));
     }
-    while let Some(ended) = queues.join_next().await {
+    while let Some(ended) = tasks.join_next().await {
         if let Err(error) = ended {
             std::panic::resume_unwind(error.into_panic());
         }
     }
 }
 
-async fn keep<T: TrackEvents>(
+/// Hands the deliveries of one queue on, in their order.
+struct Tracked {
+    queue: &'static str,
+    items: mpsc::Sender<Item>,
+}
+
+impl Consumes for Tracked {
+    fn handle(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static {
+        let queue = self.queue;
+        let (kept, answer) = oneshot::channel();
+        // Sent here and not in the future, so that the order of delivery is kept.
+        let known = match read(queue, &delivery) {
+            Ok(Some(news)) => match self.items.try_send(Item { news, kept }) {
+                Ok(()) => Known::Asked(answer),
+                Err(_) => Known::Ended,
+            },
+            Ok(None) => Known::Kept(Ok(())),
+            Err(reason) => Known::Kept(Err(reason)),
+        };
+        async move {
+            let lost = settle.lost.clone();
+            let kept = match known {
+                Known::Kept(kept) => kept,
+                Known::Ended => return,
+                // Unsettled, the broker delivers it again when the channel closes.
+                Known::Asked(answer) => match lost.run_until_cancelled(answer).await {
+                    Some(Ok(kept)) => kept,
+                    _ => return,
+                },
+            };
+            let settled = match kept {
+                Ok(()) => settle.done(),
+                Err(reason) => {
+                    tracing::error!(queue, error = reason, "an event cannot be kept: it goes to tracker.dead");
+                    settle.reject(&delivery).await
+                }
+            };
+            if !settled {
+                // It comes again, and changes nothing.
+                tracing::debug!(queue, "settle an event: the connection was lost");
+            }
+        }
+    }
+
+    fn put_back(&self, _delivery: Delivery, _settle: Settle) -> impl Future<Output = ()> + Send + 'static {
+        // Nothing is ever away here: a store that is away is waited for. Unsettled, the delivery comes again.
+        std::future::ready(())
+    }
+}
+
+enum Known {
+    Kept(Result<(), String>),
+    Asked(oneshot::Receiver<Result<(), String>>),
+    Ended,
+}
+
+/// Keeps what is there, all of it in one call: a database commits hundreds as fast as one.
+async fn keep_in_batches<T: TrackEvents>(
     tracker: Arc<T>,
     queue: &'static str,
-    delivery: Delivery,
-    lost: CancellationToken,
+    mut items: mpsc::Receiver<Item>,
     drain: CancellationToken,
 ) {
-    let stop = async {
-        tokio::select! {
-            () = lost.cancelled() => {}
-            () = drain.cancelled() => {}
+    let mut batch = Vec::new();
+    while drain.run_until_cancelled(items.recv_many(&mut batch, BATCH)).await.is_some_and(|count| count > 0) {
+        let (news, kept): (Vec<_>, Vec<_>) = batch.drain(..).map(|item| (item.news, item.kept)).unzip();
+        let Some(outcomes) = drain.run_until_cancelled(keep_all(&*tracker, queue, &news)).await else { return };
+        for (kept, outcome) in kept.into_iter().zip(outcomes) {
+            // Nobody listens where the connection was lost meanwhile.
+            drop(kept.send(outcome));
         }
-    };
-    tokio::pin!(stop);
-    let kept = async {
-        let news = read(queue, &delivery)?;
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let result = match &news {
-                News::Event(event) => tracker.event(Event::clone(event)).await,
-                News::DeadLetter(letter) => tracker.dead_letter(letter.clone()).await,
-                News::Told => Ok(()),
-            };
-            match result {
-                Err(TrackError::Later(reason)) => tracing::warn!(queue, reason, "keep an event: trying again"),
-                result => return result,
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(LAST_PAUSE);
-        }
-    };
-    let settled = tokio::select! {
-        biased;
-        kept = kept => match kept {
-            Ok(()) => timeout(SETTLE_DEADLINE, delivery.acker.ack(BasicAckOptions::default())).await,
-            Err(error) => {
-                tracing::error!(queue, %error, "an event cannot be kept: it goes to tracker.dead");
-                timeout(SETTLE_DEADLINE, delivery.acker.reject(BasicRejectOptions { requeue: false })).await
-            }
-        },
-        // Unsettled, the broker delivers it again when the channel closes.
-        () = &mut stop => return,
-    };
-    // Unsettled, it comes again, and changes nothing.
-    match settled {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => tracing::debug!(queue, %error, "settle an event"),
-        Err(late) => tracing::warn!(queue, error = %late, "settle an event"),
     }
 }
 
-fn read(queue: &str, delivery: &Delivery) -> Result<News, TrackError> {
+/// What became of each.
+async fn keep_all<T: TrackEvents>(tracker: &T, queue: &str, news: &[News]) -> Vec<Result<(), String>> {
+    match insist(tracker, queue, news).await {
+        Ok(()) => news.iter().map(|_| Ok(())).collect(),
+        Err(reason) if news.len() == 1 => vec![Err(reason)],
+        Err(_) => {
+            let mut outcomes = Vec::with_capacity(news.len());
+            for one in news {
+                outcomes.push(insist(tracker, queue, std::slice::from_ref(one)).await);
+            }
+            outcomes
+        }
+    }
+}
+
+async fn insist<T: TrackEvents>(tracker: &T, queue: &str, news: &[News]) -> Result<(), String> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match tracker.keep(news).await {
+            Ok(()) => return Ok(()),
+            Err(TrackError::Never(reason)) => return Err(reason),
+            Err(TrackError::Later(reason)) => tracing::warn!(queue, reason, "keep events: trying again"),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// What a delivery says; `None` for a dead letter that a worker of ours has told of by an event.
+fn read(queue: &str, delivery: &Delivery) -> Result<Option<News>, String> {
     if queue == TRACKER_DEAD_LETTERS {
-        return Ok(read_dead_letter(delivery));
+        return Ok(read_dead_letter(delivery).map(News::DeadLetter));
     }
-    let mut event: Event =
-        serde_json::from_slice(&delivery.data).map_err(|error| TrackError::Never(error.to_string()))?;
+    let mut event: Event = serde_json::from_slice(&delivery.data).map_err(|error| error.to_string())?;
     let id = delivery.properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok());
-    event.id = id.ok_or_else(|| TrackError::Never("the message_id is not a UUID".to_owned()))?;
-    Ok(News::Event(Box::new(event)))
+    event.id = id.ok_or("the message_id is not a UUID")?;
+    Ok(Some(News::Event(Box::new(event))))
 }
 
-fn read_dead_letter(delivery: &Delivery) -> News {
+fn read_dead_letter(delivery: &Delivery) -> Option<DeadLetter> {
     let failure = noted_failure(&delivery.properties);
     // What names no job belongs to nobody's page; it lies in the dead queue for an operator.
-    let Some(envelope) = Envelope::read(&delivery.properties).ok().filter(|_| failure.by_broker) else {
-        return News::Told;
-    };
+    let envelope = Envelope::read(&delivery.properties).ok().filter(|_| failure.by_broker)?;
     let counters = format!("dead {} {}", envelope.replays, envelope.attempt);
-    News::DeadLetter(DeadLetter {
+    Some(DeadLetter {
         event_id: Uuid::new_v5(&envelope.id, counters.as_bytes()),
         job: JobReference { id: envelope.id, kind: envelope.kind, owner: envelope.owner },
         replays: envelope.replays,

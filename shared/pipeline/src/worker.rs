@@ -2,12 +2,14 @@
 
 mod consume;
 mod decide;
+mod dependencies;
 mod executor;
 mod handler;
 mod run;
+mod running;
 mod settle;
 
 pub use consume::{Concurrency, WorkerSettings};
 pub(crate) use consume::{Runtime, work};
 pub use decide::FailureKind;
-pub use handler::{Done, Failure, Handler, Handlers, JobContext, OrFail};
+pub use handler::{Done, Failure, Handler, Handlers, JobContext, JobMark, OrFail};

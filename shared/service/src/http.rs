@@ -25,16 +25,21 @@ pub struct Limits {
     pub headers: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
+    /// How long written bytes may stay unacknowledged, or the peer's window closed (TCP_USER_TIMEOUT, RFC 5482).
+    pub write_stall: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 1024, header_read: Duration::from_secs(5), headers: 64, head_bytes: 16 * 1024 }
+        Self {
+            connections: 1024,
+            header_read: Duration::from_secs(5),
+            headers: 64,
+            head_bytes: 16 * 1024,
+            write_stall: Duration::from_secs(10),
+        }
     }
 }
-
-/// How long written bytes may stay unacknowledged, or the peer's window closed (TCP_USER_TIMEOUT, RFC 5482).
-const WRITE_STALL: Duration = Duration::from_secs(10);
 
 /// How long accepting rests after an error that is not one connection's fault, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,7 +79,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
 async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
     let socket = SockRef::from(&stream);
     // A client that takes nothing of its answer would keep its place for ever; hyper has no limit for writing.
-    if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(WRITE_STALL))) {
+    let set = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(limits.write_stall)));
+    if let Err(error) = set {
         tracing::debug!(%error, "set the options of a connection");
     }
     let connection = http1::Builder::new()
@@ -93,5 +99,51 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
     };
     if let Err(error) = result {
         tracing::debug!(%error, "a connection ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::Router;
+    use axum::body::Body;
+    use axum::routing::get;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::timeout;
+    use tokio_util::sync::CancellationToken;
+
+    use super::{Limits, serve};
+
+    /// More than the sockets of both sides hold.
+    const LARGE: usize = 64 * 1024 * 1024;
+
+    #[tokio::test]
+    async fn a_client_that_takes_nothing_of_its_answer_loses_its_place() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let router = Router::new()
+            .route("/large", get(async || Body::from(vec![b'x'; LARGE])))
+            .route("/small", get(async || "hello"));
+        let limits = Limits { connections: 1, write_stall: Duration::from_millis(300), ..Limits::default() };
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, router, limits, stop.clone()));
+
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+        // The answer has begun: the place is taken. Not a byte more is read.
+        idle.peek(&mut [0]).await.unwrap();
+        let mut next = TcpStream::connect(address).await.unwrap();
+        next.write_all(b"GET /small HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(Duration::from_secs(30), next.read_to_string(&mut answer))
+            .await
+            .expect("the place is never free")
+            .unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("hello"), "{answer}");
+        stop.cancel();
+        server.await.unwrap();
+        drop(idle);
     }
 }

@@ -105,6 +105,8 @@ fn is_transient_code(code: &str) -> bool {
         "57014" | "55P03" => true,
         // Shut down by the administrator; crashed; still starting.
         "57P01" | "57P02" | "57P03" => true,
+        // A database that is still to be made; a password that is just being changed.
+        "3D000" | "28000" | "28P01" => true,
         // A table or column that the migration to come will add.
         "42P01" | "42703" => true,
         // Read-only: a server that was just demoted.
@@ -166,6 +168,32 @@ pub(crate) async fn call<T>(
     outcome
 }
 
+/// A connection that is kept over several calls, for a transaction or a lock that outlives one. Unless it is given back, it is
+/// closed when dropped, whereupon the server rolls back and unlocks.
+#[derive(Debug)]
+pub(crate) struct Held(Lent);
+
+impl Held {
+    pub(crate) async fn acquire(pool: &PgPool, action: &'static str) -> Result<Self, DatabaseError> {
+        let connection = pool.acquire().await.map_err(DatabaseError::failed(action))?;
+        Ok(Self(Lent { connection, answered: false }))
+    }
+
+    /// Runs `work` on the connection, at most 10 s. After an error the connection is fit for nothing but to be dropped.
+    pub(crate) async fn call<T>(
+        &mut self,
+        action: &'static str,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, DatabaseError> {
+        within(action, CALL_DEADLINE, work(&mut self.0.connection)).await
+    }
+
+    /// Gives the connection back to the pool. Whoever opened a transaction or took a lock has ended it before.
+    pub(crate) fn give_back(mut self) {
+        self.0.answered = true;
+    }
+}
+
 /// Gives `work` on a connection that the caller holds a deadline.
 pub(crate) async fn within<T>(
     action: &'static str,
@@ -180,6 +208,7 @@ pub(crate) async fn within<T>(
 
 /// A lent connection. Left alone, the pool asks a returned connection for a sign of life and waits for it without limit,
 /// also when its call was cut off in the middle: a server that goes silent would take the pool's places one by one.
+#[derive(Debug)]
 struct Lent {
     connection: PoolConnection<Postgres>,
     answered: bool,

@@ -3,16 +3,19 @@
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgPool};
+use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use crate::database::{DatabaseError, call};
 
 mod apply;
+mod cancel;
 mod state;
 mod transition;
 
+pub(crate) use apply::apply_in;
 pub use apply::{apply_event, apply_events};
+pub use cancel::{CancelRequest, JobMark, mark_of, request_cancel};
 pub use state::{Effect, JobEventType, JobState, UnknownName};
 
 /// The PostgreSQL channel (`LISTEN`) on which the id of every job whose timeline grew is announced, as text.
@@ -113,6 +116,10 @@ pub struct JobRow {
     pub finished_at: Option<DateTime<Utc>>,
     /// The number of its newest event, 0 before the first; grows whenever an event is kept.
     pub last_number: i64,
+    /// When its owner asked for it to be stopped, if that is still to be answered or was heeded.
+    pub cancel_requested_at: Option<DateTime<Utc>>,
+    /// When it is to go to the broker, while it waits for that in the outbox.
+    pub due_at: Option<DateTime<Utc>>,
 }
 
 /// A line of a job's timeline.
@@ -155,21 +162,23 @@ pub struct JobEventRow {
 /// # Errors
 /// The database cannot be reached, or fails.
 pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseError> {
-    call(pool, "record the queued job", async |connection| {
-        sqlx::query(
-            "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
-             VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
-             ON CONFLICT (id) DO UPDATE
-                SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
-                WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
-        )
-        .bind(job.id)
-        .bind(&job.kind)
-        .bind(&job.owner)
-        .bind(job.at)
-        .execute(connection)
-        .await
-    })
+    call(pool, "record the queued job", async |connection| record_queued_in(connection, job).await).await
+}
+
+/// The same in the caller's transaction.
+pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
+         VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
+         ON CONFLICT (id) DO UPDATE
+            SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
+            WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
+    )
+    .bind(job.id)
+    .bind(&job.kind)
+    .bind(&job.owner)
+    .bind(job.at)
+    .execute(connection)
     .await?;
     Ok(())
 }
@@ -182,7 +191,9 @@ pub async fn find_job(pool: &PgPool, id: Uuid, owner: &str) -> Result<Option<Job
     call(pool, "find the job", async |connection| {
         sqlx::query_as(
             "SELECT id, kind, owner, state, attempt, replays, redeliveries, progress, result, error,
-                    created_at, updated_at, finished_at, last_number
+                    created_at, updated_at, finished_at, last_number,
+                    CASE WHEN cancel_replays >= replays THEN cancel_requested_at END AS cancel_requested_at,
+                    (SELECT due_at FROM outbox WHERE job_id = id AND sent_at IS NULL AND set_aside_at IS NULL) AS due_at
              FROM jobs WHERE id = $1 AND owner = $2",
         )
         .bind(id)

@@ -3,9 +3,13 @@
 
 pub mod database;
 pub mod files;
+pub mod idempotency;
 pub mod jobs;
 pub mod links;
+pub mod outbox;
+pub mod retention;
 pub mod sales;
+pub mod schedules;
 pub mod sent_mails;
 
 pub use database::{DatabaseError, DatabaseSettings, MIGRATOR, connect};

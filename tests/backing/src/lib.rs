@@ -2,12 +2,14 @@
 //! PostgreSQL. Started by `compose/up rabbitmq postgres mail`; where they are and how to sign in stands in `compose/.env`.
 
 mod database;
+mod proxy;
 mod vhost;
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
 pub use database::Database;
+pub use proxy::Proxy;
 pub use vhost::{Listener, Vhost, connect};
 
 /// A value of the environment, else of `compose/.env`.

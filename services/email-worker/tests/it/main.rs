@@ -5,6 +5,7 @@
 
 mod fixture;
 mod once;
+mod outage;
 mod relay;
 mod sorting;
 mod whole;

@@ -5,7 +5,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use backing::Vhost;
-use chrono::Utc;
 use pipeline::jobs::{EmailAddress, SendEmail};
 use pipeline::{Broker, BrokerSettings, BrokerState, OutgoingJob, topology};
 use serde_json::{Value, json};
@@ -15,20 +14,25 @@ use uuid::Uuid;
 use crate::fixture::{self, Fixture};
 
 /// A worker process; killed with this.
-struct Worker {
+pub(crate) struct Worker {
     child: Child,
     health: SocketAddr,
 }
 
 impl Worker {
     fn start(fixture: &Fixture, vhost: &Vhost, smtp: &str) -> Self {
+        Self::start_at(1.0, &fixture.database_url(), fixture, vhost, smtp)
+    }
+
+    pub(crate) fn start_at(time_scale: f64, database: &str, fixture: &Fixture, vhost: &Vhost, smtp: &str) -> Self {
         let health = free_address();
         let child = Command::new(env!("CARGO_BIN_EXE_email-worker"))
             .env_clear()
             .env("POSTROOM__LOG__FORMAT", "pretty")
             .env("POSTROOM__HEALTH__LISTEN", health.to_string())
             .env("POSTROOM__BROKER__URL", vhost.url("email-worker"))
-            .env("POSTROOM__DATABASE__URL", fixture.database_url())
+            .env("POSTROOM__BROKER__TIME_SCALE", time_scale.to_string())
+            .env("POSTROOM__DATABASE__URL", database)
             .env("POSTROOM__FILES__URL", fixture.directory.url())
             .env("POSTROOM__LINKS__SECRET", fixture::SECRET)
             .env("POSTROOM__SMTP__URL", smtp)
@@ -41,17 +45,17 @@ impl Worker {
     }
 
     /// What `/readyz` says; `None` while nobody answers.
-    async fn ready(&self) -> Option<(u16, Value)> {
+    pub(crate) async fn ready(&self) -> Option<(u16, Value)> {
         let response = reqwest::get(format!("http://{}/readyz", self.health)).await.ok()?;
         Some((response.status().as_u16(), response.json().await.ok()?))
     }
 
-    async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         reqwest::get(format!("http://{}/metrics", self.health)).await.unwrap().text().await.unwrap()
     }
 
     /// Asks it to end; its exit code, standard output and standard error.
-    async fn terminate(self) -> (Option<i32>, String, String) {
+    pub(crate) async fn terminate(self) -> (Option<i32>, String, String) {
         let process = self.child.id().unwrap().to_string();
         assert!(Command::new("kill").arg(process).status().await.unwrap().success());
         let output = tokio::time::timeout(Duration::from_secs(30), self.child.wait_with_output())
@@ -67,7 +71,7 @@ fn free_address() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
-fn smtp() -> String {
+pub(crate) fn smtp() -> String {
     format!("smtp://127.0.0.1:{}", backing::composed("POSTROOM_SMTP_PORT"))
 }
 
@@ -78,21 +82,28 @@ async fn api(path: &str) -> reqwest::Response {
 }
 
 /// The mails to an address that the server shows.
-async fn mails_to(address: &EmailAddress) -> Vec<Value> {
+pub(crate) async fn mails_to(address: &EmailAddress) -> Vec<Value> {
     let mails: Vec<Value> = api("").await.json().await.unwrap();
     mails.into_iter().filter(|mail| mail["to"][0]["address"] == address.as_str()).collect()
 }
 
 async fn publish(vhost: &Vhost, id: Uuid, payload: &SendEmail) {
-    let settings: BrokerSettings =
-        serde_json::from_value(json!({"url": vhost.url("pdf-report"), "time_scale": 1.0, "queue_length": 200_000}))
-            .unwrap();
+    publish_at(1.0, vhost, &[(id, payload)]).await;
+}
+
+pub(crate) async fn publish_at(time_scale: f64, vhost: &Vhost, jobs: &[(Uuid, &SendEmail)]) {
+    let settings: BrokerSettings = serde_json::from_value(
+        json!({"url": vhost.url("pdf-report"), "time_scale": time_scale, "queue_length": 200_000}),
+    )
+    .unwrap();
     let broker = Broker::start(&settings, "pdf-report").unwrap();
     let state = broker.publishing_state();
     vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
-    let owner = Some("alice".to_owned());
-    let job = OutgoingJob { owner, ..OutgoingJob::new(id, payload.clone()) };
-    broker.publisher().publish_job(&job).await.unwrap();
+    for (id, payload) in jobs {
+        let owner = Some("alice".to_owned());
+        let job = OutgoingJob { owner, ..OutgoingJob::new(*id, SendEmail::clone(payload)) };
+        broker.publisher().publish_job(&job).await.unwrap();
+    }
     broker.close().await;
 }
 

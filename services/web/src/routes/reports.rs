@@ -29,9 +29,6 @@ use crate::routes::Id;
 use crate::routes::jobs::{JobView, matches_etag};
 use crate::strict_json::{Object, StrictJson, optional_word, word};
 
-/// Up to here a chart has a point a day, and up to the next a point a week, unless it is asked for otherwise.
-const DAYS_BY_DAY: i64 = 31;
-const DAYS_BY_WEEK: i64 = 180;
 /// A name that a person can read.
 const LONGEST_NAME: usize = 100;
 
@@ -96,14 +93,6 @@ fn day<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D
     day.ok_or_else(|| serde::de::Error::custom("not a day of the form YYYY-MM-DD"))
 }
 
-fn default_grouping(period: &Period) -> Grouping {
-    match period.days() {
-        days if days <= DAYS_BY_DAY => Grouping::Day,
-        days if days <= DAYS_BY_WEEK => Grouping::Week,
-        _ => Grouping::Month,
-    }
-}
-
 /// Asks for a report. It is made soon after, and mailed to the caller's own address.
 #[utoipa::path(
     post,
@@ -142,7 +131,7 @@ pub(crate) async fn request_report(
     let payload = RenderReport {
         report: request.report,
         period,
-        group_by: request.group_by.unwrap_or_else(|| default_grouping(&period)),
+        group_by: request.group_by.unwrap_or_else(|| Grouping::suited_to(&period)),
         recipient: caller.recipient().clone(),
     };
     // Version 7: new rows lie side by side in the index. It tells the moment, which whoever may see the job sees anyway.
@@ -297,20 +286,9 @@ fn file_name(result: &Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use pipeline::jobs::{Grouping, Period};
     use serde_json::json;
 
-    use super::{ReportRequest, default_grouping, file_name};
-
-    #[test]
-    fn the_chart_has_steps_that_suit_the_length() {
-        let grouping =
-            |from: &str, to: &str| default_grouping(&Period::new(from.parse().unwrap(), to.parse().unwrap()).unwrap());
-        assert_eq!(grouping("2025-01-01", "2025-01-31"), Grouping::Day);
-        assert_eq!(grouping("2025-01-01", "2025-02-01"), Grouping::Week);
-        assert_eq!(grouping("2025-01-01", "2025-06-29"), Grouping::Week);
-        assert_eq!(grouping("2025-01-01", "2025-06-30"), Grouping::Month);
-    }
+    use super::{ReportRequest, file_name};
 
     #[test]
     fn a_day_has_one_form() {

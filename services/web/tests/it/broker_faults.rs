@@ -1,11 +1,11 @@
 use std::time::{Duration, Instant};
 
+use backing::Proxy;
 use pipeline::topology;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{Behind, Web, november, problem, vhost, wait};
-use crate::proxy::Proxy;
 
 /// The deadline of a publish, and what a loaded machine may need beside it.
 const SOON: Duration = Duration::from_secs(3);

@@ -11,7 +11,6 @@ mod download;
 mod harness;
 mod limits;
 mod openapi;
-mod proxy;
 mod status;
 mod stream;
 mod tracking;

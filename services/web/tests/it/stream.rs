@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use backing::Proxy;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use store::jobs::JobEventType as Type;
@@ -7,7 +8,6 @@ use tokio::time::timeout;
 use web::Limits;
 
 use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, problem, wait};
-use crate::proxy::Proxy;
 
 #[tokio::test]
 async fn the_events_of_a_job_arrive_in_order_and_end_with_the_final_one() {

@@ -1,7 +1,7 @@
 use chrono::Utc;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use pipeline::events::{JobReference, Progress, RunReference};
-use pipeline::{Broker, Event, EventBody, TrackError, TrackEvents};
+use pipeline::{Broker, Event, EventBody, News, TrackError, TrackEvents};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use web::Tracker;
@@ -31,7 +31,7 @@ async fn what_a_worker_tells_is_shown() {
         let (publisher, owner) = (worker.publisher(), Some("alice".to_owned()));
         let job = JobReference { id, kind: "report.render".to_owned(), owner };
         let worker = "pdf-report@host:1".to_owned();
-        let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence };
+        let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence, started_at: None };
         let event = Event::new(job, Some(run), body);
         async move { publisher.publish_event(&event).await }
     };
@@ -93,8 +93,8 @@ async fn an_event_outlives_a_database_that_is_away_or_cannot_be_entered() {
     let away = tracker(format!("postgres://a:b@{}/none", closed_port()));
     let missing = tracker(format!("{}_not_yet", database.url()));
     for tracker in [away, missing] {
-        let error = tracker.event(event("report.render")).await.unwrap_err();
+        let error = tracker.keep(&[News::Event(Box::new(event("report.render")))]).await.unwrap_err();
         assert!(matches!(error, TrackError::Later(_)), "{error}");
     }
-    tracker(database.url()).event(event("report.render")).await.unwrap();
+    tracker(database.url()).keep(&[News::Event(Box::new(event("report.render")))]).await.unwrap();
 }

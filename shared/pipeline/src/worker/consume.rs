@@ -1,21 +1,24 @@
 //! Consumes the queues of a service's workers and gives each delivery its life.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use lapin::message::Delivery;
 use serde::Deserialize;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::LinkState;
-use crate::consumer::Consume;
+use crate::consumer::{Consume, Consumes, Permits, Settle};
 use crate::publisher::Publisher;
 use crate::topology::{self, Lane, ServiceRow, WorkerRow};
 
+use super::dependencies::Dependencies;
 use super::executor::HandlerThreads;
 use super::handler::Handlers;
 use super::run::{Received, run};
+use super::running::{Running, listen};
 use super::{decide::decide, settle::Settlement};
 
 /// How a service works.
@@ -54,16 +57,20 @@ pub(crate) struct Runtime {
     pub(crate) link: watch::Receiver<LinkState>,
     pub(crate) settings: WorkerSettings,
     pub(crate) time_scale: f64,
-    pub(crate) consuming: watch::Sender<bool>,
+    pub(crate) consuming: watch::Sender<BTreeSet<String>>,
+    pub(crate) away: watch::Sender<BTreeSet<&'static str>>,
     pub(crate) drain: CancellationToken,
     pub(crate) abort: CancellationToken,
 }
 
 /// What one delivery's life needs.
+#[derive(Clone)]
 pub(super) struct Worker {
     pub(super) row: &'static WorkerRow,
     pub(super) queue: String,
     pub(super) handlers: Arc<Handlers>,
+    pub(super) dependencies: Dependencies,
+    pub(super) running: Running,
     pub(super) publisher: Publisher,
     pub(super) threads: HandlerThreads,
     pub(super) process: String,
@@ -71,33 +78,47 @@ pub(super) struct Worker {
 }
 
 /// Works until the drain is over, or until `abort`.
-pub(crate) async fn work(runtime: Runtime) {
-    let concurrency = runtime.settings.concurrency.get();
-    let permits = Arc::new(Semaphore::new(usize::from(concurrency)));
-    let threads = HandlerThreads::start(runtime.service.name);
-    let handlers = Arc::new(runtime.handlers);
+pub(crate) async fn work(mut runtime: Runtime) {
+    let service = runtime.service.name;
+    let probes = std::mem::take(&mut runtime.handlers.probes);
+    let dependencies = Dependencies::start(probes, &runtime.away, runtime.time_scale);
+    let running = Running::default();
+    let stop_listening = CancellationToken::new();
+    let listening = tokio::spawn(listen(running.clone(), service, runtime.link.clone(), stop_listening.clone()));
+    let (threads, handlers) = (HandlerThreads::start(service), Arc::new(std::mem::take(&mut runtime.handlers)));
     let mut queues = JoinSet::new();
+    let concurrency = runtime.settings.concurrency.get();
+    let urgent = Permits::new(concurrency);
+    let others = urgent.but_one();
     for row in runtime.service.works.iter().filter_map(|name| topology::worker(name)) {
-        for lane in Lane::ALL {
-            let worker = Arc::new(Worker {
-                row,
-                queue: row.queue(lane),
-                handlers: Arc::clone(&handlers),
-                publisher: runtime.publisher.clone(),
-                threads: threads.clone(),
-                process: process_name(runtime.service.name),
-                time_scale: runtime.time_scale,
-            });
+        let worker = Worker {
+            row,
+            queue: String::new(),
+            handlers: Arc::clone(&handlers),
+            dependencies: dependencies.clone(),
+            running: running.clone(),
+            publisher: runtime.publisher.clone(),
+            threads: threads.clone(),
+            process: process_name(service),
+            time_scale: runtime.time_scale,
+        };
+        let mut consume = |queue: String, prefetch, permits: &Permits| {
             let consume = Consume {
                 link: runtime.link.clone(),
-                queue: worker.queue.clone(),
-                prefetch: row.prefetch.with(concurrency),
-                permits: Arc::clone(&permits),
+                queue: queue.clone(),
+                prefetch,
+                permits: permits.clone(),
+                away: runtime.away.subscribe(),
                 drain: runtime.drain.clone(),
                 consuming: runtime.consuming.clone(),
             };
-            queues.spawn(consume.run(move |delivery, lost| live(Arc::clone(&worker), delivery, lost)));
+            queues.spawn(consume.run(Lives(Arc::new(Worker { queue, ..worker.clone() }))));
+        };
+        for lane in Lane::ALL {
+            let permits = if lane == Lane::Urgent { &urgent } else { &others };
+            consume(row.queue(lane), row.prefetch.with(concurrency), permits);
         }
+        consume(row.suspect_queue(), 1, &others);
     }
     let finished = async {
         while let Some(ended) = queues.join_next().await {
@@ -106,20 +127,41 @@ pub(crate) async fn work(runtime: Runtime) {
                 std::panic::resume_unwind(error.into_panic());
             }
         }
+        stop_listening.cancel();
+        if let Err(error) = listening.await {
+            std::panic::resume_unwind(error.into_panic());
+        }
     };
     if runtime.abort.run_until_cancelled(finished).await.is_none() {
         tracing::warn!("aborted with jobs still running: the broker will give them to another worker");
     }
 }
 
+/// Gives each delivery its life.
+struct Lives(Arc<Worker>);
+
+impl Consumes for Lives {
+    fn handle(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static {
+        live(Arc::clone(&self.0), delivery, settle)
+    }
+
+    fn put_back(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static {
+        let worker = Arc::clone(&self.0);
+        async move {
+            let received = Received::decode(&worker, &delivery);
+            Settlement { worker: &worker, received, delivery, settle }.put_back_unbegun().await;
+        }
+    }
+}
+
 /// The life of a delivery: decode, run, decide, settle.
-async fn live(worker: Arc<Worker>, delivery: Delivery, lost: CancellationToken) {
+async fn live(worker: Arc<Worker>, delivery: Delivery, settle: Settle) {
     let mut received = Received::decode(&worker, &delivery);
-    let Some(outcome) = run(&worker, &mut received, &delivery.data, &lost).await else {
+    let Some(outcome) = run(&worker, &mut received, &delivery, &settle.lost).await else {
         return; // The connection is gone: the broker has given the job to somebody else.
     };
     let decision = decide(received.attempt(), outcome, &worker.row.retry, worker.time_scale);
-    Settlement { worker: &worker, received, delivery, lost }.settle(decision).await;
+    Settlement { worker: &worker, received, delivery, settle }.settle(decision).await;
 }
 
 /// `<service>@<host>:<process id>`.

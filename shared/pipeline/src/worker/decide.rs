@@ -17,6 +17,8 @@ pub enum FailureKind {
     Panicked,
     /// The handler gave up for good.
     Rejected,
+    /// The handler said that something is away.
+    Unavailable,
     /// The body or the properties are not those of a job.
     Undecodable,
     /// No handler does this kind.
@@ -32,6 +34,7 @@ impl FailureKind {
             Self::TimedOut => "timed_out",
             Self::Panicked => "panicked",
             Self::Rejected => "rejected",
+            Self::Unavailable => "unavailable",
             Self::Undecodable => "undecodable",
             Self::UnknownKind => "unknown_kind",
         }
@@ -42,9 +45,27 @@ impl FailureKind {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Outcome {
     Answered(Result<Done, Failure>),
-    TimedOut { seconds: f64 },
-    Panicked { message: String },
-    NotStarted { kind: FailureKind, reason: String },
+    TimedOut {
+        seconds: f64,
+    },
+    Panicked {
+        message: String,
+    },
+    NotStarted {
+        kind: FailureKind,
+        reason: String,
+    },
+    /// What the run needed is away, as its own probe says.
+    Away {
+        dependency: &'static str,
+        reason: String,
+    },
+    /// Its owner wants it no more.
+    Cancelled,
+    /// It had ended before.
+    Repeated,
+    /// It was delivered so often before that it may be what kills its workers; it was not begun.
+    Suspicious,
 }
 
 /// What is done about it.
@@ -52,8 +73,22 @@ pub(crate) enum Outcome {
 pub(crate) enum Decision {
     Succeed(Done),
     Refuse(Refusal),
-    Retry { tier: Tier, failure: FailureReport },
-    Bury { failure: FailureReport },
+    Cancel,
+    /// Nothing but the ack.
+    Skip,
+    /// To the queue where jobs run one at a time.
+    SetApart,
+    /// Again soon, and this attempt does not count.
+    PutBack {
+        failure: FailureReport,
+    },
+    Retry {
+        tier: Tier,
+        failure: FailureReport,
+    },
+    Bury {
+        failure: FailureReport,
+    },
 }
 
 /// `time_scale` is what every wait of the policy is multiplied by, see [`crate::BrokerSettings`].
@@ -68,7 +103,16 @@ pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy, time_
         Outcome::Answered(Err(Failure::Reject { reason })) => {
             return Decision::Bury { failure: report(FailureKind::Rejected, reason) };
         }
+        Outcome::Cancelled => return Decision::Cancel,
+        Outcome::Repeated => return Decision::Skip,
+        Outcome::Suspicious => return Decision::SetApart,
+        Outcome::Away { dependency, reason } => {
+            return Decision::PutBack { failure: report(FailureKind::Unavailable, format!("{dependency}: {reason}")) };
+        }
         Outcome::NotStarted { kind, reason } => return Decision::Bury { failure: report(kind, reason) },
+        Outcome::Answered(Err(Failure::Unavailable { dependency, reason })) => {
+            (report(FailureKind::Unavailable, format!("{dependency}, which answers: {reason}")), None)
+        }
         Outcome::Answered(Err(Failure::Retry { reason })) => (report(FailureKind::Error, reason), None),
         Outcome::Answered(Err(Failure::RetryAfter { after, reason })) => {
             (report(FailureKind::Error, reason), Some(after))
@@ -112,6 +156,12 @@ mod tests {
                 reason: "busy".to_owned(),
             }))
         };
+        let unavailable =
+            || Outcome::Answered(Err(Failure::Unavailable { dependency: "smtp", reason: "refused".to_owned() }));
+        let away = || Outcome::Away { dependency: "smtp", reason: "refused".to_owned() };
+        let put_back = |reason: &str| Decision::PutBack {
+            failure: FailureReport { kind: "unavailable".to_owned(), reason: reason.to_owned() },
+        };
         let table = [
             (1, Outcome::Answered(Ok(Done::empty())), Decision::Succeed(Done::empty())),
             (5, Outcome::Answered(Ok(Done::empty())), Decision::Succeed(Done::empty())),
@@ -136,6 +186,13 @@ mod tests {
                 Outcome::NotStarted { kind: FailureKind::Undecodable, reason: "no JSON".to_owned() },
                 buried("undecodable", "no JSON"),
             ),
+            (1, unavailable(), retried(S5, "unavailable", "smtp, which answers: refused")),
+            (5, unavailable(), buried("unavailable", "smtp, which answers: refused")),
+            (5, away(), put_back("smtp: refused")),
+            (500, away(), put_back("smtp: refused")),
+            (1, Outcome::Cancelled, Decision::Cancel),
+            (1, Outcome::Repeated, Decision::Skip),
+            (1, Outcome::Suspicious, Decision::SetApart),
         ];
         for (attempt, outcome, wanted) in table {
             assert_eq!(decide(attempt, outcome.clone(), &RENDERING, 1.0), wanted, "attempt {attempt}, {outcome:?}");

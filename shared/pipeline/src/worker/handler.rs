@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::events::{JobReference, Progress};
 use crate::jobs::Job;
 use crate::message::Envelope;
+
+use super::dependencies::{Probe, probe};
 
 /// Does one kind of job. A struct with exactly its dependencies.
 ///
@@ -71,6 +74,14 @@ pub enum Failure {
         /// For an operator.
         reason: String,
     },
+    /// Something that every job of the service needs is away; no fault of this job. The runtime asks the dependency itself: where
+    /// it is away, the service pauses and the attempt does not count; where it answers after all, this is a `Retry`.
+    Unavailable {
+        /// Which, as it was named in [`Handlers::dependency`].
+        dependency: &'static str,
+        /// For an operator.
+        reason: String,
+    },
     /// It will never work: a defect that needs an operator. Goes to the dead letters at once.
     Reject {
         /// For an operator.
@@ -102,6 +113,8 @@ impl Failure {
 pub trait OrFail<T> {
     /// An error here may pass: try again later. `what` says what was being done: "read the orders".
     fn or_retry(self, what: &str) -> Result<T, Failure>;
+    /// An error here may mean that `dependency` is away; see [`Failure::Unavailable`].
+    fn or_unavailable(self, dependency: &'static str, what: &str) -> Result<T, Failure>;
     /// An error here will not pass: give up.
     fn or_reject(self, what: &str) -> Result<T, Failure>;
 }
@@ -109,6 +122,10 @@ pub trait OrFail<T> {
 impl<T, E: std::error::Error> OrFail<T> for Result<T, E> {
     fn or_retry(self, what: &str) -> Result<T, Failure> {
         self.map_err(|error| Failure::retry(format!("{what}: {}", chain(&error))))
+    }
+
+    fn or_unavailable(self, dependency: &'static str, what: &str) -> Result<T, Failure> {
+        self.map_err(|error| Failure::Unavailable { dependency, reason: format!("{what}: {}", chain(&error)) })
     }
 
     fn or_reject(self, what: &str) -> Result<T, Failure> {
@@ -191,10 +208,29 @@ impl JobContext {
 type Running = Pin<Box<dyn Future<Output = Result<Done, Failure>> + Send>>;
 type Start = Box<dyn Fn(&[u8], JobContext) -> Result<Running, serde_json::Error> + Send + Sync>;
 
-/// The handlers of a service, by kind: its table of contents.
+/// What is known of a job besides its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobMark {
+    /// It is to be done.
+    Open,
+    /// Its owner wants it no more.
+    CancelRequested,
+    /// It has ended: this delivery is a repeat.
+    Final,
+}
+
+type Marking = Pin<Box<dyn Future<Output = Result<JobMark, String>> + Send>>;
+type Marks = Box<dyn Fn(Uuid, u32) -> Marking + Send + Sync>;
+
+/// How long the answer about a job's mark is waited for; without one the job runs.
+const MARK_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The handlers of a service, by kind, with what they depend on: its table of contents.
 #[derive(Default)]
 pub struct Handlers {
     starts: BTreeMap<&'static str, Start>,
+    pub(super) probes: BTreeMap<&'static str, Probe>,
+    marks: Option<Marks>,
 }
 
 impl Handlers {
@@ -223,6 +259,50 @@ impl Handlers {
             type_name::<H>()
         );
         self
+    }
+
+    /// Names something that the handlers need, and how it is asked for a sign of life (`SELECT 1`, `NOOP`); see
+    /// [`Failure::Unavailable`]. An answer takes at most 5 s.
+    #[must_use]
+    pub fn dependency<F, Answer, E>(mut self, name: &'static str, ask: F) -> Self
+    where
+        F: Fn() -> Answer + Send + Sync + 'static,
+        Answer: Future<Output = Result<(), E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.probes.insert(name, probe(ask));
+        self
+    }
+
+    /// Says how to ask, before each run, whether the job is still wanted: by its id and its number of replays. A question that
+    /// fails, or takes longer than half a second, lets the job run.
+    #[must_use]
+    pub fn marks<F, Answer, E>(mut self, ask: F) -> Self
+    where
+        F: Fn(Uuid, u32) -> Answer + Send + Sync + 'static,
+        Answer: Future<Output = Result<JobMark, E>> + Send + 'static,
+        E: fmt::Display,
+    {
+        self.marks = Some(Box::new(move |id, replays| {
+            let answer = ask(id, replays);
+            Box::pin(async move { answer.await.map_err(|error| error.to_string()) })
+        }));
+        self
+    }
+
+    pub(super) async fn mark_of(&self, id: Uuid, replays: u32) -> JobMark {
+        let Some(marks) = &self.marks else { return JobMark::Open };
+        match timeout(MARK_DEADLINE, marks(id, replays)).await {
+            Ok(Ok(mark)) => mark,
+            Ok(Err(error)) => {
+                tracing::debug!(job.id = %id, error, "ask whether a job is still wanted: it runs");
+                JobMark::Open
+            }
+            Err(_) => {
+                tracing::debug!(job.id = %id, "ask whether a job is still wanted: no answer in time, it runs");
+                JobMark::Open
+            }
+        }
     }
 
     /// The kinds that have a handler.

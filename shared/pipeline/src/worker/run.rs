@@ -4,8 +4,10 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::Utc;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, abortable};
+use lapin::BasicProperties;
 use lapin::message::Delivery;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
@@ -14,14 +16,19 @@ use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::events::{Event, EventBody, JobReference, Progress, RunReference};
-use crate::message::{Envelope, InvalidEnvelope};
+use crate::message::{Envelope, InvalidEnvelope, delivered_before};
 
 use super::consume::Worker;
 use super::decide::{FailureKind, Outcome};
-use super::handler::{JobContext, NotStarted};
+use super::handler::{Failure, JobContext, JobMark, NotStarted};
 
 /// A run shorter than this publishes one event, its final one; a longer one tells of itself this often at most.
 const TELL: Duration = Duration::from_millis(250);
+
+/// After so many deliveries without an end a message is run apart, where it can kill nobody's neighbour.
+const SUSPICIOUS: u32 = 3;
+/// How long a handler that was told to stop may take to do so.
+const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A delivery whose properties were read, and the events of its run.
 pub(super) struct Received {
@@ -43,12 +50,17 @@ impl Received {
             attempt: known.map_or(1, |envelope| envelope.attempt),
             redeliveries: known.map_or(0, |envelope| envelope.redeliveries),
             sequence: 0,
+            started_at: Some(Utc::now()),
         };
         Self { envelope, told: false, begun: Instant::now(), run }
     }
 
     pub(super) fn attempt(&self) -> u32 {
         self.run.attempt
+    }
+
+    pub(super) fn redeliveries(&self) -> u32 {
+        self.run.redeliveries
     }
 
     /// The run's next event; `None` for a message that names no job.
@@ -80,24 +92,34 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Runs the job. `None` when `lost` was cancelled before the end: nothing may be settled then.
+/// Runs the job, if it is one, and wanted. `None` when `lost` was cancelled before the end: nothing may be settled then.
 pub(super) async fn run(
     worker: &Worker,
     received: &mut Received,
-    body: &[u8],
+    delivery: &Delivery,
     lost: &CancellationToken,
 ) -> Option<Outcome> {
+    if is_suspicious(worker, &delivery.properties) {
+        return Some(Outcome::Suspicious);
+    }
     let undecodable = |reason: String| Some(Outcome::NotStarted { kind: FailureKind::Undecodable, reason });
     let envelope = match &received.envelope {
         Ok(envelope) if envelope.is_json => envelope.clone(),
         Ok(_) => return undecodable("the content_type is not application/json".to_owned()),
         Err(error) => return undecodable(error.to_string()),
     };
+    // Known here before the mark is read: whoever asks to cancel writes the mark first and sends the order then.
+    let entry = worker.running.enter(received.run.id, envelope.id);
+    match lost.run_until_cancelled(worker.handlers.mark_of(envelope.id, envelope.replays)).await? {
+        JobMark::Open => {}
+        JobMark::CancelRequested => return Some(Outcome::Cancelled),
+        JobMark::Final => return Some(Outcome::Repeated),
+    }
     let (progress, latest) = watch::channel(None);
     let context =
         JobContext { envelope: envelope.clone(), cancelled: lost.child_token(), progress: Arc::new(progress) };
     let cancelled = context.cancelled.clone();
-    let running = match worker.handlers.start(&envelope.kind, body, context) {
+    let running = match worker.handlers.start(&envelope.kind, &delivery.data, context) {
         Ok(running) => running,
         Err(error) => {
             let kind = match &error {
@@ -118,20 +140,46 @@ pub(super) async fn run(
     };
     worker.threads.spawn(task.instrument(received.span()));
 
-    let outcome = watch_run(worker, received, answered, latest, lost).await;
+    let run = Run { answered, latest, lost, cancelled: &cancelled, stop: &entry.stop };
+    let outcome = watch_run(worker, received, run).await;
     cancelled.cancel();
-    outcome
+    confirm(worker, outcome?, lost).await
+}
+
+fn is_suspicious(worker: &Worker, properties: &BasicProperties) -> bool {
+    delivered_before(properties) >= SUSPICIOUS && worker.queue != worker.row.suspect_queue()
+}
+
+/// Has a run's word that something is away checked by asking it.
+async fn confirm(worker: &Worker, outcome: Outcome, lost: &CancellationToken) -> Option<Outcome> {
+    match outcome {
+        Outcome::Answered(Err(Failure::Unavailable { dependency, reason })) => {
+            let away = lost.run_until_cancelled(worker.dependencies.is_away(dependency)).await?;
+            Some(match away {
+                true => Outcome::Away { dependency, reason },
+                false => Outcome::Answered(Err(Failure::Unavailable { dependency, reason })),
+            })
+        }
+        outcome => Some(outcome),
+    }
+}
+
+/// A handler at work, seen from outside.
+struct Run<'a> {
+    answered: oneshot::Receiver<Answer>,
+    latest: watch::Receiver<Option<Progress>>,
+    lost: &'a CancellationToken,
+    /// Told to the handler.
+    cancelled: &'a CancellationToken,
+    /// The job is not wanted any more.
+    stop: &'a CancellationToken,
 }
 
 type Answer = std::thread::Result<Result<super::Done, super::Failure>>;
 
-async fn watch_run(
-    worker: &Worker,
-    received: &mut Received,
-    mut answered: oneshot::Receiver<Answer>,
-    mut latest: watch::Receiver<Option<Progress>>,
-    lost: &CancellationToken,
-) -> Option<Outcome> {
+async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Option<Outcome> {
+    let Run { mut answered, mut latest, lost, cancelled, stop } = run;
+    let mut stopping = false;
     let limit = worker.row.timeout.mul_f64(worker.time_scale);
     let mut tell = interval_at(Instant::now() + TELL, TELL);
     tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -143,11 +191,24 @@ async fn watch_run(
             // First, because a handler that heeds its token answers at the same moment.
             () = lost.cancelled() => return None,
             answer = &mut answered => return Some(match answer {
+                // What was done all the same is done.
+                Ok(Ok(Err(failure))) if stopping && !matches!(failure, Failure::Refused { .. }) => Outcome::Cancelled,
                 Ok(Ok(answer)) => Outcome::Answered(answer),
                 Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
                 Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
             }),
-            () = &mut deadline => return Some(Outcome::TimedOut { seconds: limit.as_secs_f64() }),
+            () = stop.cancelled(), if !stopping => {
+                stopping = true;
+                cancelled.cancel();
+                let end = Instant::now() + STOP_GRACE.mul_f64(worker.time_scale);
+                if end < deadline.deadline() {
+                    deadline.as_mut().reset(end);
+                }
+            }
+            () = &mut deadline => return Some(match stopping {
+                true => Outcome::Cancelled,
+                false => Outcome::TimedOut { seconds: limit.as_secs_f64() },
+            }),
             _ = tell.tick() => {
                 if !received.told {
                     received.told = true;

@@ -5,22 +5,19 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lapin::message::Delivery;
-use lapin::options::BasicAckOptions;
 use rand::Rng;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
+use crate::consumer::Settle;
 use crate::events::{EventBody, FailureReport};
-use crate::message::{FailureNote, copy_properties};
-use crate::policy::Tier;
+use crate::message::{CopyNote, copy_properties};
+use crate::policy::{PUT_BACK, Tier};
 use crate::publisher::{Outgoing, PublishError};
-use crate::topology::{DEAD, DELAY, early};
+use crate::topology::{DEAD, DELAY, RETURN, early};
 
 use super::consume::Worker;
 use super::decide::Decision;
 use super::run::Received;
 
-const ACK_DEADLINE: Duration = Duration::from_secs(5);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 
@@ -28,7 +25,7 @@ pub(super) struct Settlement<'a> {
     pub(super) worker: &'a Worker,
     pub(super) received: Received,
     pub(super) delivery: Delivery,
-    pub(super) lost: CancellationToken,
+    pub(super) settle: Settle,
 }
 
 /// `Err` when the delivery can no longer be settled here, because its channel is gone.
@@ -44,43 +41,86 @@ impl Settlement<'_> {
             match decision {
                 Decision::Succeed(done) => self.tell(EventBody::Succeeded { result: done.result }).await?,
                 Decision::Refuse(refusal) => self.tell(EventBody::Refused { refusal }).await?,
+                Decision::Cancel => self.tell(EventBody::Cancelled {}).await?,
+                Decision::Skip => {}
+                Decision::SetApart => self.set_apart().await?,
+                Decision::PutBack { failure } => self.put_back(failure).await?,
                 Decision::Retry { tier, failure } => self.retry(tier, failure).await?,
                 Decision::Bury { failure } => self.bury(failure).await?,
             }
-            self.ack().await
+            Ok::<_, Lost>(())
         };
-        if settled.await.is_err() {
+        let settled = settled.await;
+        let kind = self.received.envelope.as_ref().map_or("none", |envelope| self.known_kind(&envelope.kind));
+        let duration = self.received.begun.elapsed();
+        // The ack goes out by itself; if it does not arrive the job is delivered again, like after any crash.
+        if settled.is_err() || !self.settle.done() {
             span.in_scope(|| {
                 tracing::warn!("the connection was lost before the job was settled: it will be delivered again")
             });
             return;
         }
-        let kind = self.received.envelope.as_ref().map_or("none", |envelope| self.known_kind(&envelope.kind));
         metrics::counter!("jobs_total", "kind" => kind, "outcome" => outcome).increment(1);
-        metrics::histogram!("job_seconds", "kind" => kind).record(self.received.begun.elapsed());
+        metrics::histogram!("job_seconds", "kind" => kind).record(duration);
     }
 
     async fn retry(&mut self, tier: Tier, failure: FailureReport) -> Settled {
+        let next_attempt = self.received.attempt().saturating_add(1);
+        let (routing_key, delay_seconds) = self.way_back(tier);
+        self.copy(DELAY, &routing_key, Some(&failure), next_attempt, 0).await?;
+        self.tell(EventBody::Retrying { failure, delay_seconds, next_attempt }).await
+    }
+
+    /// The attempt does not count. That it was delivered does: the events of the next run come after those of this one.
+    async fn put_back(&mut self, failure: FailureReport) -> Settled {
+        let (attempt, redeliveries) = (self.received.attempt(), self.received.redeliveries().saturating_add(1));
+        let (routing_key, delay_seconds) = self.way_back(PUT_BACK);
+        self.copy(DELAY, &routing_key, Some(&failure), attempt, redeliveries).await?;
+        self.tell(EventBody::Retrying { failure, delay_seconds, next_attempt: attempt }).await
+    }
+
+    /// Puts a delivery back that was not begun, because something is away. There is nothing to tell of it.
+    pub(super) async fn put_back_unbegun(self) {
+        let (attempt, redeliveries) = (self.received.attempt(), self.received.redeliveries().saturating_add(1));
+        let (routing_key, _) = self.way_back(PUT_BACK);
+        if self.copy(DELAY, &routing_key, None, attempt, redeliveries).await.is_err() || !self.settle.done() {
+            tracing::warn!("the connection was lost before a job was put back: it will be delivered again");
+        }
+    }
+
+    async fn set_apart(&mut self) -> Settled {
+        let routing_key = format!("{}.apart", self.worker.row.suspect_queue());
+        let (attempt, redeliveries) = (self.received.attempt(), self.received.redeliveries());
+        self.copy(RETURN, &routing_key, None, attempt, redeliveries).await
+    }
+
+    /// Routing key and length of a wait after which the message is back in this queue.
+    fn way_back(&self, tier: Tier) -> (String, f64) {
         // The twin by chance: jobs that failed together must not come back together.
         let (name, share) =
             if rand::rng().random_bool(0.5) { (tier.name.to_owned(), 1.0) } else { (early(tier), 0.75) };
-        let next_attempt = self.received.attempt().saturating_add(1);
-        let routing_key = format!("{}.{name}", self.worker.queue);
-        self.copy(DELAY, &routing_key, &failure, next_attempt).await?;
         let delay_seconds = tier.length.as_secs_f64() * share * self.worker.time_scale;
-        self.tell(EventBody::Retrying { failure, delay_seconds, next_attempt }).await
+        (format!("{}.{name}", self.worker.queue), delay_seconds)
     }
 
     async fn bury(&mut self, failure: FailureReport) -> Settled {
         let routing_key = self.worker.row.dead_queue();
-        self.copy(DEAD, &routing_key, &failure, self.received.attempt()).await?;
+        let (attempt, redeliveries) = (self.received.attempt(), self.received.redeliveries());
+        self.copy(DEAD, &routing_key, Some(&failure), attempt, redeliveries).await?;
         self.tell(EventBody::Dead { failure }).await
     }
 
-    /// Publishes a copy of the message, with the failure noted in its headers.
-    async fn copy(&self, exchange: &'static str, routing_key: &str, failure: &FailureReport, attempt: u32) -> Settled {
-        let note =
-            FailureNote { origin_queue: &self.worker.queue, kind: &failure.kind, reason: &failure.reason, attempt };
+    /// Publishes a copy of the message, with its counters and where there was one the failure in its headers.
+    async fn copy(
+        &self,
+        exchange: &'static str,
+        routing_key: &str,
+        failure: Option<&FailureReport>,
+        attempt: u32,
+        redeliveries: u32,
+    ) -> Settled {
+        let failure = failure.map(|failure| (failure.kind.as_str(), failure.reason.as_str()));
+        let note = CopyNote { origin_queue: &self.worker.queue, failure, attempt, redeliveries };
         let properties = copy_properties(&self.delivery.properties, &note, Utc::now());
         self.insist(|| {
             let properties = properties.clone();
@@ -106,22 +146,15 @@ impl Settlement<'_> {
     async fn insist<F: Future<Output = Result<(), PublishError>>>(&self, publish: impl Fn() -> F) -> Settled {
         let mut pause = FIRST_PAUSE;
         loop {
-            let result = self.lost.run_until_cancelled(publish()).await.ok_or(Lost)?;
+            let result = self.settle.lost.run_until_cancelled(publish()).await.ok_or(Lost)?;
             let Err(error) = result else { return Ok(()) };
             tracing::warn!(%error, queue = self.worker.queue, "settle a job: trying again");
             if matches!(error, PublishError::Returned { .. }) {
                 // A queue of the topology is gone. A new connection declares it again.
                 self.worker.publisher.renew();
             }
-            self.lost.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(Lost)?;
+            self.settle.lost.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(Lost)?;
             pause = (pause * 2).min(LAST_PAUSE);
-        }
-    }
-
-    async fn ack(&self) -> Settled {
-        match timeout(ACK_DEADLINE, self.delivery.acker.ack(BasicAckOptions::default())).await {
-            Ok(Ok(true)) => Ok(()),
-            Ok(Ok(false) | Err(_)) | Err(_) => Err(Lost),
         }
     }
 
@@ -137,6 +170,17 @@ impl Settlement<'_> {
             Decision::Succeed(_) if self.received.told => tracing::info!(duration_ms, "done"),
             Decision::Succeed(_) => tracing::debug!(duration_ms, "done"),
             Decision::Refuse(refusal) => tracing::info!(duration_ms, refusal.code, "refused"),
+            Decision::Cancel => tracing::info!(duration_ms, "cancelled"),
+            Decision::Skip => tracing::info!("delivered again after its end: nothing to do"),
+            Decision::SetApart => {
+                tracing::warn!(
+                    job.redeliveries = self.received.redeliveries(),
+                    "delivered often without an end: from now on it runs apart"
+                );
+            }
+            Decision::PutBack { failure } => {
+                tracing::warn!(duration_ms, failure.reason, "put back, because something is away");
+            }
             Decision::Retry { tier, failure } => {
                 tracing::warn!(
                     duration_ms,
@@ -155,6 +199,10 @@ fn label(decision: &Decision) -> &'static str {
     match decision {
         Decision::Succeed(_) => "succeeded",
         Decision::Refuse(_) => "refused",
+        Decision::Cancel => "cancelled",
+        Decision::Skip => "repeated",
+        Decision::SetApart => "set_apart",
+        Decision::PutBack { .. } => "put_back",
         Decision::Retry { .. } => "retried",
         Decision::Bury { .. } => "dead",
     }

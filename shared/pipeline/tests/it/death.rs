@@ -70,7 +70,7 @@ async fn what_is_no_job_goes_to_the_dead_at_once_and_the_queue_moves_on() {
 }
 
 #[tokio::test]
-async fn a_message_that_kills_its_worker_dies_by_the_brokers_limit() {
+async fn a_message_that_kills_its_worker_runs_apart_and_dies_by_the_brokers_limit() {
     let vhost = vhost().await;
     let publishing = broker(&vhost, "noop-worker").await;
     let job = job("kill");
@@ -84,9 +84,9 @@ async fn a_message_that_kills_its_worker_dies_by_the_brokers_limit() {
             () = vhost.wait_ready("noop.dead", 1) => false,
         };
         lives += u32::from(met);
-        assert!(lives <= 21, "the broker's limit did not end it");
+        assert!(lives <= 7, "the broker's limit did not end it");
     }
-    assert_eq!(lives, 21, "20 deliveries after the first");
+    assert_eq!(lives, 3 + 4, "three among others; apart, three more after the first");
     let dead = vhost.take("noop.dead").await;
     assert_eq!(dead.data, br#"{"note":"kill"}"#);
     assert_eq!(dead.properties.message_id().as_ref().unwrap().as_str(), job.id.to_string());
@@ -123,7 +123,8 @@ async fn a_killed_worker_loses_no_job() {
     assert!(succeeded.contains(&long.id.to_string()));
     second.stop().await;
     publishing.close().await;
-    vhost.wait("nothing is left to do", || async { vhost.ready("noop.normal").await == Some(0) }).await;
+    // Repeats at most, of jobs that the first had done and not yet acked.
+    vhost.purge("noop.normal").await;
     while vhost.ready("tracker.lifecycle").await != Some(0) {
         vhost.take("tracker.lifecycle").await;
     }

@@ -3,47 +3,59 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use backing::Vhost;
-use pipeline::{DeadLetter, Done, Event, JobContext, TrackError, TrackEvents};
+use pipeline::{Done, JobContext, News, TrackError, TrackEvents};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::harness::{Notes, With, Worker, broker, job, vhost};
 
 struct Tracking {
     notes: Notes,
     refusals: AtomicU32,
+    /// The job whose events cannot be kept.
+    unwanted: Option<Uuid>,
 }
 
 impl TrackEvents for Tracking {
-    async fn event(&self, event: Event) -> Result<(), TrackError> {
+    async fn keep(&self, news: &[News]) -> Result<(), TrackError> {
         if self.refusals.load(Ordering::SeqCst) > 0 {
             self.refusals.fetch_sub(1, Ordering::SeqCst);
             return Err(TrackError::Later("the store is away".to_owned()));
         }
-        self.notes.add(format!("{} {}", event.body.kind(), event.job.id));
-        Ok(())
-    }
-
-    async fn dead_letter(&self, letter: DeadLetter) -> Result<(), TrackError> {
-        self.notes.add(format!("{} {}: {}", letter.failure.kind, letter.job.id, letter.failure.reason));
+        let unwanted = |news: &&News| matches!(news, News::Event(event) if Some(event.job.id) == self.unwanted);
+        if news.iter().any(|news| unwanted(&news)) {
+            return Err(TrackError::Never("cannot be written".to_owned()));
+        }
+        for news in news {
+            self.notes.add(match news {
+                News::Event(event) => format!("{} {}", event.body.kind(), event.job.id),
+                News::DeadLetter(letter) => {
+                    format!("{} {}: {}", letter.failure.kind, letter.job.id, letter.failure.reason)
+                }
+            });
+        }
         Ok(())
     }
 }
 
 /// Runs a tracker until its queues are empty; what it kept.
 pub(crate) async fn tracked(vhost: &Vhost) -> Vec<String> {
-    track(vhost, 0).await
+    track(vhost, 0, None).await
 }
 
-async fn track(vhost: &Vhost, refusals: u32) -> Vec<String> {
+async fn track(vhost: &Vhost, refusals: u32, unwanted: Option<Uuid>) -> Vec<String> {
     let broker = broker(vhost, "web").await;
     let mut wanted = 0;
     for queue in ["tracker.lifecycle", "tracker.progress", "tracker.dead_letters"] {
         wanted += usize::try_from(vhost.ready(queue).await.unwrap()).unwrap();
     }
     let (notes, drain) = (Notes::default(), CancellationToken::new());
-    let tracking = Tracking { notes: notes.clone(), refusals: refusals.into() };
+    let tracking = Tracking { notes: notes.clone(), refusals: refusals.into(), unwanted };
     let task = tokio::spawn(broker.track(tracking, drain.clone()));
+    if unwanted.is_some() {
+        wanted -= 1;
+    }
     vhost.wait("the tracker has kept all", || async { notes.all().len() >= wanted }).await;
     drain.cancel();
     task.await.unwrap();
@@ -153,10 +165,32 @@ async fn a_tracker_whose_store_is_away_keeps_every_event_for_later() {
         succeeded.next().await;
     }
     worker.stop().await;
-    let kept = track(&vhost, 5).await;
+    let kept = track(&vhost, 5, None).await;
     let kept: Vec<_> = kept.iter().filter(|note| note.starts_with("job.succeeded")).collect();
     assert_eq!(kept.len(), 10);
     assert_eq!(kept.iter().collect::<std::collections::BTreeSet<_>>().len(), 10);
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_kept_is_buried_alone() {
+    let vhost = vhost().await;
+    let mut succeeded = vhost.listen("postroom.events", "job.succeeded").await;
+    let worker = Worker::start(&vhost, 4, With(|_, _| async { Ok(Done::empty()) })).await;
+    let jobs: Vec<_> = (0..10).map(|_| job("")).collect();
+    for job in &jobs {
+        worker.broker.publisher().publish_job(job).await.unwrap();
+    }
+    for _ in 0..10 {
+        succeeded.next().await;
+    }
+    worker.stop().await;
+    let kept = track(&vhost, 0, Some(jobs[4].id)).await;
+    for (index, job) in jobs.iter().enumerate() {
+        assert_eq!(kept.iter().any(|note| *note == format!("job.succeeded {}", job.id)), index != 4, "{kept:?}");
+    }
+    let buried = vhost.take("tracker.dead").await;
+    assert_eq!(buried.properties.correlation_id().as_ref().unwrap().as_str(), jobs[4].id.to_string());
     vhost.finish(&[]).await;
 }
 

@@ -71,10 +71,13 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(crate) async fn start(vhost: &Vhost, concurrency: u16, handler: impl Handler<Job = Noop>) -> Self {
+        Self::with(vhost, concurrency, Handlers::new().register(handler)).await
+    }
+
+    pub(crate) async fn with(vhost: &Vhost, concurrency: u16, handlers: Handlers) -> Self {
         let broker = broker(vhost, "noop-worker").await;
         let drain = CancellationToken::new();
         let settings: WorkerSettings = serde_json::from_value(json!({"concurrency": concurrency})).unwrap();
-        let handlers = Handlers::new().register(handler);
         let task = tokio::spawn(broker.work(handlers, &settings, drain.clone(), CancellationToken::new()));
         let state = broker.consuming_state();
         vhost.wait("consuming", || async { state() == BrokerState::Consuming }).await;

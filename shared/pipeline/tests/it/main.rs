@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so")]
 
+mod cancel;
 mod death;
 mod faults;
 mod harness;
+mod lanes;
 mod permissions;
 mod publishing;
 mod retries;
 mod shutdown;
+mod suspect;
+mod unavailable;

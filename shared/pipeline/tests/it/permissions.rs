@@ -80,11 +80,11 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     }
     let allowed = [
         ("email-worker", Consume("email.normal")),
-        ("web", Ask("report.render.bulk")),
-        ("pdf-report", Ask("email.send.bulk")),
-        ("dispatcher", Ask("email.send.normal")),
+        ("web", Ask("report.render.none")),
+        ("pdf-report", Ask("email.send.none")),
+        ("dispatcher", Ask("email.send.none")),
         ("web", Publish("postroom.control")),
-        ("partner", Ask("report.render.bulk")),
+        ("partner", Ask("report.render.none")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
     ];
@@ -92,14 +92,14 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
     }
     let refused = [
-        ("email-worker", Ask("email.send.bulk")),
+        ("email-worker", Ask("email.send.none")),
         ("email-worker", Publish("postroom.control")),
         ("partner", Publish("postroom.control")),
-        ("dispatcher", Ask("noop.run.normal")),
-        ("dispatcher", Consume("email.normal")),
-        ("web", Ask("email.send.bulk")),
-        ("pdf-report", Ask("report.render.bulk")),
-        ("partner", Ask("email.send.bulk")),
+        ("dispatcher", Ask("noop.run.none")),
+        ("dispatcher", Consume("noop.normal")),
+        ("web", Ask("email.send.none")),
+        ("pdf-report", Ask("report.render.none")),
+        ("partner", Ask("email.send.none")),
         ("email-worker", Consume("report.normal")),
         ("email-worker", Delete("report.dead")),
         ("pdf-report", Consume("noop.normal")),

@@ -46,6 +46,16 @@ pub async fn apply_events(pool: &PgPool, events: &[JobEvent]) -> Result<Vec<Appl
     .await
 }
 
+/// Applies the events in the caller's transaction, which then holds the rows of their jobs until it ends.
+pub(crate) async fn apply_in(transaction: &mut PgConnection, events: &[JobEvent]) -> Result<Vec<Applied>, sqlx::Error> {
+    let mut outcomes = vec![None; events.len()];
+    while outcomes.contains(&None) {
+        lock(transaction, events, &outcomes).await?;
+        try_to_settle(transaction, events, &mut outcomes).await?;
+    }
+    Ok(outcomes.into_iter().flatten().collect())
+}
+
 /// Applies the events that have no outcome yet, and gives one to those whose job nobody else has changed meanwhile.
 async fn try_to_settle(
     connection: &mut PgConnection,

@@ -3,11 +3,16 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod cancel;
 mod database;
+mod idempotency;
 mod job_convergence;
 mod job_races;
 mod jobs;
+mod outbox;
+mod retention;
 mod sales;
+mod schedules;
 mod schema;
 mod sent_mails;
 

@@ -21,6 +21,12 @@ const JOB_EVENT: &str = "INSERT INTO job_events
     ('00000000-0000-0000-0000-00000000000d', 1, '00000000-0000-0000-0000-00000000000e', 'job.started', 'moved', 0, 1, 0, 1, now(), '{}')";
 const SENT_MAIL: &str =
     "INSERT INTO sent_mails (job_id, held_until) VALUES ('00000000-0000-0000-0000-00000000000f', now())";
+const OUTBOX_ROW: &str = "INSERT INTO outbox (job_id, kind, message, due_at, next_try_at, attempts) VALUES
+    ('00000000-0000-0000-0000-00000000000d', 'noop.run', '{}', '2026-01-01Z', '2026-01-01Z', 0)";
+const SCHEDULE: &str = "INSERT INTO schedules (id, owner, kind, name, cron, time_zone, template) VALUES
+    ('00000000-0000-0000-0000-0000000000aa', 'alice', 'noop.run', 'Mondays', '0 8 * * 1', 'UTC', '{}')";
+const FIRING: &str = "INSERT INTO schedule_firings (schedule_id, due_at, outcome, job_id) VALUES
+    ('00000000-0000-0000-0000-0000000000aa', '2026-01-01Z', 'fired', '00000000-0000-0000-0000-00000000000d')";
 
 async fn run(pool: &PgPool, statement: &str) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(statement)).execute(pool).await.map(|_| ())
@@ -30,7 +36,7 @@ async fn run(pool: &PgPool, statement: &str) -> Result<(), sqlx::Error> {
 async fn rows_that_cannot_be_true_are_refused() {
     let store = TestStore::create().await;
     // Each statement in its good form, and what makes it a bad one. Good ones stay, so that later rows can refer to them.
-    let cases: [(&str, &[(&str, &str)]); 7] = [
+    let cases: [(&str, &[(&str, &str)]); 10] = [
         (USER, &[("'Ada'", "''"), ("'ada@shop.example'", "'nowhere'"), ("'DE'", "'de'"), ("'DE'", "'D'")]),
         (PRODUCT, &[("990", "-1"), ("'EUR'", "'eur'"), ("'TEA-001'", "'tea 1'"), ("'Tea'", "''")]),
         (ORDER, &[("'paid'", "'lost'"), ("990", "-1"), ("00000a'", "00000b'"), ("'EUR'", "'€'")]),
@@ -44,6 +50,9 @@ async fn rows_that_cannot_be_true_are_refused() {
             &[("'job.started'", "'job.lost'"), ("'moved'", "'lost'"), ("00000d'", "00000e'"), ("1, '", "0, '")],
         ),
         (SENT_MAIL, &[("held_until", "sent_at")]),
+        (OUTBOX_ROW, &[(", 0)", ", -1)"), ("2026-01-01Z", "2026-01-02Z")]),
+        (SCHEDULE, &[("'Mondays'", "''"), ("'alice'", "''"), ("'0 8 * * 1'", "''"), ("'UTC'", "''")]),
+        (FIRING, &[("'fired'", "'lost'"), ("'fired'", "'missed'"), ("'fired'", "'failed'"), ("0000aa'", "0000ab'")]),
     ];
     for (good, mistakes) in cases {
         for (right, wrong) in mistakes {
@@ -56,6 +65,16 @@ async fn rows_that_cannot_be_true_are_refused() {
         run(&store.pool, good).await.expect(good);
         let again = run(&store.pool, good).await.expect_err("a second time");
         assert!(again.as_database_error().is_some_and(|error| error.is_unique_violation()), "{again}");
+    }
+    for too_much in [
+        OUTBOX_ROW.replace("{}", &format!("\"{}\"", "a".repeat(1_048_576))).replace("00000d'", "00000e'"),
+        OUTBOX_ROW
+            .replace("00000d'", "00000e'")
+            .replace("attempts)", "attempts, sent_at, set_aside_at)")
+            .replace(", 0)", ", 0, now(), now())"),
+    ] {
+        let error = run(&store.pool, &too_much).await.unwrap_err();
+        assert!(error.as_database_error().is_some_and(|error| error.is_check_violation()), "{error}");
     }
     let shouting = USER.replace("ada@", "ADA@").replace("00000a'", "0000aa'");
     assert!(run(&store.pool, &shouting).await.unwrap_err().as_database_error().unwrap().is_unique_violation());

@@ -4,38 +4,45 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-pub(crate) struct Proxy {
+/// Stands between a client and a backing service.
+#[derive(Debug)]
+pub struct Proxy {
     /// The address, by way of the proxy.
-    pub(crate) url: String,
+    pub url: String,
     open: watch::Sender<bool>,
     cut: watch::Sender<bool>,
 }
 
 impl Proxy {
-    /// `target` is a URL with a user.
-    pub(crate) async fn start(target: &str) -> Self {
-        let (_, address) = target.split_once('@').unwrap();
-        let address = address.split('/').next().unwrap().to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = target.replace(&address, &listener.local_addr().unwrap().to_string());
+    /// `target` is a URL with a port.
+    ///
+    /// # Panics
+    /// When the system gives no port.
+    pub async fn start(target: &str) -> Self {
+        let (_, place) = target.split_once("://").expect("a URL");
+        let place = place.split('/').next().unwrap_or(place);
+        let address = place.rsplit('@').next().unwrap_or(place).to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = target.replace(&address, &listener.local_addr().expect("a port").to_string());
         let (open, cut) = (watch::channel(true).0, watch::channel(false).0);
         let proxy = Self { url, open: open.clone(), cut: cut.clone() };
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                let far = TcpStream::connect(&address).await.unwrap();
-                tokio::spawn(carry(near, far, open.subscribe(), cut.subscribe()));
+                if let Ok(far) = TcpStream::connect(&address).await {
+                    tokio::spawn(carry(near, far, open.subscribe(), cut.subscribe()));
+                }
             }
         });
         proxy
     }
 
     /// From now on nothing comes through, and nobody is told.
-    pub(crate) fn silence(&self, silent: bool) {
+    pub fn silence(&self, silent: bool) {
         self.open.send_replace(!silent);
     }
 
     /// From now on every connection breaks off at once.
-    pub(crate) fn cut(&self, cut: bool) {
+    pub fn cut(&self, cut: bool) {
         self.cut.send_replace(cut);
     }
 }

@@ -1,0 +1,132 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use pipeline::{BrokerState, Done, Failure, Handlers, JobContext};
+
+use crate::harness::{Notes, With, Worker, broker, job, vhost};
+
+/// Something that can be taken away.
+#[derive(Clone, Default)]
+struct Relay {
+    away: Arc<AtomicBool>,
+    probes: Arc<AtomicU32>,
+}
+
+impl Relay {
+    fn is_away(&self) -> bool {
+        self.away.load(Ordering::SeqCst)
+    }
+
+    fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    /// A handler that needs it, and the probe that asks it.
+    fn handlers(&self, runs: &Notes) -> Handlers {
+        let (relay, runs) = (self.clone(), runs.clone());
+        let handler = With(move |_, context: JobContext| {
+            let answer = match relay.is_away() {
+                true => Err(Failure::Unavailable { dependency: "relay", reason: "connection refused".to_owned() }),
+                false => Ok(Done::empty()),
+            };
+            if answer.is_ok() {
+                runs.add(format!("{} {}", context.id(), context.attempt()));
+            }
+            async { answer }
+        });
+        let relay = self.clone();
+        Handlers::new().register(handler).dependency("relay", move || {
+            relay.probes.fetch_add(1, Ordering::SeqCst);
+            let away = relay.is_away();
+            async move { if away { Err("connection refused") } else { Ok(()) } }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_long_outage_buries_nothing_spends_no_attempt_and_work_goes_on_after_it() {
+    let vhost = vhost().await;
+    let (relay, runs) = (Relay::default(), Notes::default());
+    let mut retrying = vhost.listen("postroom.events", "job.retrying").await;
+    relay.set_away(true);
+    let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
+    let publisher = worker.broker.publisher();
+    let jobs: Vec<_> = (0..60).map(|_| job("")).collect();
+    for job in &jobs[..40] {
+        publisher.publish_job(job).await.unwrap();
+    }
+    let state = worker.broker.consuming_state();
+    vhost.wait("paused", || async { state() == BrokerState::Paused(vec!["relay"]) }).await;
+    let (_, event) = retrying.next_json().await;
+    assert_eq!((&event["failure"]["kind"], &event["next_attempt"]), (&"unavailable".into(), &1.into()), "{event}");
+    for job in &jobs[40..] {
+        publisher.publish_job(job).await.unwrap();
+    }
+    vhost.wait("more than 40 probes", || async { relay.probes.load(Ordering::SeqCst) > 40 }).await;
+    assert!(runs.all().is_empty());
+    // What was put back has come back, and waits where it came from.
+    vhost.wait_ready("noop.normal", 60).await;
+    relay.set_away(false);
+    vhost.wait("all are done", || async { runs.all().len() == 60 }).await;
+    let runs = runs.all();
+    for job in &jobs {
+        assert_eq!(runs.iter().filter(|run| **run == format!("{} 1", job.id)).count(), 1, "once, in its first attempt");
+    }
+    assert_eq!(state(), BrokerState::Consuming);
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_job_that_blames_something_that_answers_has_failed_like_any_other() {
+    let vhost = vhost().await;
+    let handler = With(|_, _| async {
+        Err(Failure::Unavailable { dependency: "relay", reason: "connection refused".to_owned() })
+    });
+    let handlers = Handlers::new().register(handler).dependency("relay", || async { Ok::<_, &str>(()) });
+    let mut dead = vhost.listen("postroom.events", "job.dead").await;
+    let worker = Worker::with(&vhost, 1, handlers).await;
+    worker.broker.publisher().publish_job(&job("")).await.unwrap();
+    let (_, event) = dead.next_json().await;
+    assert_eq!((&event["failure"]["kind"], &event["run"]["attempt"]), (&"unavailable".into(), &5.into()), "{event}");
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[("noop.dead", 1), ("tracker.dead_letters", 1)]).await;
+}
+
+#[tokio::test]
+async fn events_of_a_run_after_an_outage_come_after_those_before_it() {
+    let vhost = vhost().await;
+    let (relay, runs) = (Relay::default(), Notes::default());
+    let mut events = vhost.listen_to("postroom.events", &["job.retrying", "job.succeeded"]).await;
+    let worker = Worker::with(&vhost, 1, relay.handlers(&runs)).await;
+    relay.set_away(true);
+    worker.broker.publisher().publish_job(&job("")).await.unwrap();
+    let (_, before) = events.next_json().await;
+    relay.set_away(false);
+    let (key, after) = events.next_json().await;
+    assert_eq!(key, "job.succeeded");
+    let place =
+        |event: &serde_json::Value| ["attempt", "redeliveries"].map(|counter| event["run"][counter].as_u64().unwrap());
+    assert!(place(&after) > place(&before), "{:?} after {:?}", place(&after), place(&before));
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_paused_worker_can_be_stopped() {
+    let vhost = vhost().await;
+    let (relay, runs) = (Relay::default(), Notes::default());
+    relay.set_away(true);
+    let worker = Worker::with(&vhost, 1, relay.handlers(&runs)).await;
+    worker.broker.publisher().publish_job(&job("")).await.unwrap();
+    let state = worker.broker.consuming_state();
+    vhost.wait("paused", || async { matches!(state(), BrokerState::Paused(_)) }).await;
+    worker.stop().await;
+    broker(&vhost, "noop-worker").await.close().await;
+    vhost.wait_ready("noop.normal", 1).await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[("noop.normal", 1)]).await;
+}

@@ -1,0 +1,176 @@
+//! Deletes what is older than it is kept, in batches. What the batches need beside the database is the caller's affair.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use crate::database::{DatabaseError, Held};
+use crate::idempotency;
+
+/// How long the mark of a sent mail is kept: longer than any message that could be replayed.
+pub const SENT_MAILS_KEPT: TimeDelta = TimeDelta::days(90);
+/// A number that nothing else in this database locks.
+const SWEEP_LOCK: i64 = 0x706f_7374_726f_6f6d;
+
+/// The right to sweep; nobody else has it until this is finished or dropped.
+#[derive(Debug)]
+pub struct Sweep {
+    held: Held,
+}
+
+/// A job that ended long ago.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct OldJob {
+    /// Its id.
+    pub id: Uuid,
+    /// Its kind.
+    pub kind: String,
+}
+
+/// Begins a sweep; `None` while somebody else sweeps.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn begin(pool: &PgPool) -> Result<Option<Sweep>, DatabaseError> {
+    const ACTION: &str = "begin the sweep";
+    let mut held = Held::acquire(pool, ACTION).await?;
+    let ours: bool = held
+        .call(ACTION, async |connection| {
+            sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(SWEEP_LOCK).fetch_one(connection).await
+        })
+        .await?;
+    if ours {
+        return Ok(Some(Sweep { held }));
+    }
+    held.give_back();
+    Ok(None)
+}
+
+impl Sweep {
+    /// Up to `limit` jobs that ended before that moment, the oldest first. Whatever else belongs to them goes first, then
+    /// [`delete_jobs`](Self::delete_jobs): a crash in between leaves a job that the next sweep finds again.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn old_jobs(&mut self, before: DateTime<Utc>, limit: u32) -> Result<Vec<OldJob>, DatabaseError> {
+        self.held
+            .call("look for old jobs", async |connection| {
+                sqlx::query_as("SELECT id, kind FROM jobs WHERE finished_at < $1 ORDER BY finished_at LIMIT $2")
+                    .bind(before)
+                    .bind(i64::from(limit))
+                    .fetch_all(connection)
+                    .await
+            })
+            .await
+    }
+
+    /// Deletes jobs with their timelines, unless they were replayed meanwhile; how many.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn delete_jobs(&mut self, ids: &[Uuid], before: DateTime<Utc>) -> Result<u64, DatabaseError> {
+        self.held
+            .call("delete old jobs", async |connection| {
+                sqlx::query("DELETE FROM jobs WHERE id = ANY($1) AND finished_at < $2")
+                    .bind(ids)
+                    .bind(before)
+                    .execute(connection)
+                    .await
+            })
+            .await
+            .map(|deleted| deleted.rows_affected())
+    }
+
+    /// Deletes up to `limit` rows of the outbox that were sent or set aside before that moment; how many.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn outbox(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+        self.delete(
+            "delete old rows of the outbox",
+            "DELETE FROM outbox WHERE job_id IN (
+                 SELECT job_id FROM outbox
+                 WHERE (sent_at IS NOT NULL OR set_aside_at IS NOT NULL) AND coalesce(sent_at, set_aside_at) < $1
+                 LIMIT $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes up to `limit` firings that were written down before that moment; how many.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn firings(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+        self.delete(
+            "delete old firings",
+            "DELETE FROM schedule_firings WHERE (schedule_id, due_at) IN (
+                 SELECT schedule_id, due_at FROM schedule_firings WHERE noted_at < $1 LIMIT $2)",
+            before,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes up to `limit` idempotency keys that no longer count; how many.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn idempotency_keys(&mut self, now: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+        self.delete(
+            "delete old idempotency keys",
+            "DELETE FROM idempotency_keys WHERE job_id IN (
+                 SELECT job_id FROM idempotency_keys WHERE claimed_at < $1 LIMIT $2)",
+            now - idempotency::KEPT,
+            limit,
+        )
+        .await
+    }
+
+    /// Deletes up to `limit` marks of mails that nobody can ask for again; how many.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn sent_mails(&mut self, now: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+        self.delete(
+            "delete old marks of mails",
+            "DELETE FROM sent_mails WHERE job_id IN (
+                 SELECT job_id FROM sent_mails
+                 WHERE created_at < $1 AND (held_until IS NULL OR held_until < now()) LIMIT $2)",
+            now - SENT_MAILS_KEPT,
+            limit,
+        )
+        .await
+    }
+
+    /// Ends the sweep.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails; the server ends it then.
+    pub async fn finish(mut self) -> Result<(), DatabaseError> {
+        self.held
+            .call("end the sweep", async |connection| {
+                sqlx::query("SELECT pg_advisory_unlock($1)").bind(SWEEP_LOCK).execute(connection).await
+            })
+            .await?;
+        self.held.give_back();
+        Ok(())
+    }
+
+    async fn delete(
+        &mut self,
+        action: &'static str,
+        statement: &'static str,
+        before: DateTime<Utc>,
+        limit: u32,
+    ) -> Result<u64, DatabaseError> {
+        let deleted = self
+            .held
+            .call(action, async |connection| {
+                sqlx::query(statement).bind(before).bind(i64::from(limit)).execute(connection).await
+            })
+            .await?;
+        Ok(deleted.rows_affected())
+    }
+}

@@ -1,0 +1,128 @@
+//! What is old goes, what is not stays.
+
+use chrono::{TimeDelta, Utc};
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use store::jobs::{JobEvent, JobEventType, events_after, find_job, record_queued};
+use store::outbox::{self, NewOutboxRow, Outcome};
+use store::retention::{OldJob, Sweep, begin};
+use store::{PgPool, idempotency, sent_mails};
+use uuid::Uuid;
+
+use crate::TestStore;
+use crate::jobs::{apply, event, new_job};
+
+async fn sweep(pool: &PgPool) -> Sweep {
+    begin(pool).await.unwrap().expect("nobody sweeps")
+}
+
+async fn age(pool: &PgPool, table: &str, column: &str, id: Uuid, age: &str) {
+    let key = if table == "jobs" { "id" } else { "job_id" };
+    let statement = format!("UPDATE {table} SET {column} = now() - interval '{age}' WHERE {key} = $1");
+    sqlx::query(AssertSqlSafe(statement)).bind(id).execute(pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_one_sweeps_at_a_time() {
+    let store = TestStore::create().await;
+    let first = sweep(&store.pool).await;
+    assert!(begin(&store.pool).await.unwrap().is_none());
+    first.finish().await.unwrap();
+    let second = sweep(&store.pool).await;
+    // Whoever dies lets go.
+    drop(second);
+    while begin(&store.pool).await.unwrap().is_none() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn jobs_go_when_they_ended_long_ago() {
+    let store = TestStore::create().await;
+    let before = Utc::now() - TimeDelta::days(30);
+    let [old, replayed, young, open] = [(); 4].map(|()| Uuid::new_v4());
+    for id in [old, replayed, young] {
+        apply(&store.pool, &event(id, JobEventType::Succeeded, 3)).await;
+    }
+    record_queued(&store.pool, &new_job(open)).await.unwrap();
+    age(&store.pool, "jobs", "finished_at", old, "32 days").await;
+    age(&store.pool, "jobs", "finished_at", replayed, "31 days").await;
+    age(&store.pool, "jobs", "finished_at", young, "29 days").await;
+    age(&store.pool, "jobs", "created_at", open, "99 days").await;
+
+    let mut sweep = sweep(&store.pool).await;
+    let kind = "noop.run".to_owned();
+    let found = sweep.old_jobs(before, 1).await.unwrap();
+    assert_eq!(found, [OldJob { id: old, kind: kind.clone() }], "the oldest first");
+    let found = sweep.old_jobs(before, 10).await.unwrap();
+    assert_eq!(found, [OldJob { id: old, kind: kind.clone() }, OldJob { id: replayed, kind }]);
+    apply(&store.pool, &JobEvent { replays: 1, ..event(replayed, JobEventType::Queued, 0) }).await;
+    assert_eq!(sweep.delete_jobs(&[old, replayed, young, open], before).await.unwrap(), 1);
+    assert!(find_job(&store.pool, old, "alice").await.unwrap().is_none());
+    assert!(events_after(&store.pool, old, 0).await.unwrap().is_empty());
+    for kept in [replayed, young, open] {
+        assert!(find_job(&store.pool, kept, "alice").await.unwrap().is_some());
+    }
+    sweep.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_of_the_outbox_go_when_they_are_done_with() {
+    let store = TestStore::create().await;
+    let [old, young, aside, open] = [(); 4].map(|()| Uuid::new_v4());
+    for id in [old, young, aside, open] {
+        outbox::put(&store.pool, &new_job(id), &NewOutboxRow { message: json!({}), due_at: None }).await.unwrap();
+    }
+    let batch = outbox::take_due(&store.pool, 10).await.unwrap().unwrap();
+    let set_aside = Outcome::SetAside { reason: "bad".to_owned() };
+    batch.finish(&[(old, Outcome::Sent), (young, Outcome::Sent), (aside, set_aside)]).await.unwrap();
+    age(&store.pool, "outbox", "sent_at", old, "31 days").await;
+    age(&store.pool, "outbox", "sent_at", young, "29 days").await;
+    age(&store.pool, "outbox", "set_aside_at", aside, "31 days").await;
+    age(&store.pool, "outbox", "created_at", open, "99 days").await;
+
+    let mut sweep = sweep(&store.pool).await;
+    let before = Utc::now() - TimeDelta::days(30);
+    assert_eq!(sweep.outbox(before, 1).await.unwrap(), 1, "in batches");
+    assert_eq!(sweep.outbox(before, 10).await.unwrap(), 1);
+    assert_eq!(sweep.outbox(before, 10).await.unwrap(), 0);
+    let mut kept: Vec<Uuid> = sqlx::query_scalar("SELECT job_id FROM outbox").fetch_all(&store.pool).await.unwrap();
+    let mut wanted = vec![young, open];
+    kept.sort();
+    wanted.sort();
+    assert_eq!(kept, wanted);
+    sweep.finish().await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_go_after_a_day_and_marks_of_mails_after_ninety() {
+    let store = TestStore::create().await;
+    let [old, young, held] = [(); 3].map(|()| Uuid::new_v4());
+    for id in [old, young] {
+        idempotency::claim(&store.pool, id, "hash").await.unwrap();
+        let sent_mails::Claim::Send(lease) =
+            sent_mails::claim(&store.pool, id, std::time::Duration::from_secs(60)).await.unwrap()
+        else {
+            panic!("nobody else sends");
+        };
+        sent_mails::mark_sent(&store.pool, &lease, "<id@shop.example>").await.unwrap();
+    }
+    let _lease = sent_mails::claim(&store.pool, held, std::time::Duration::from_secs(60)).await.unwrap();
+    age(&store.pool, "idempotency_keys", "claimed_at", old, "24:00:01").await;
+    age(&store.pool, "idempotency_keys", "claimed_at", young, "23:59:00").await;
+    age(&store.pool, "sent_mails", "created_at", old, "91 days").await;
+    age(&store.pool, "sent_mails", "created_at", young, "89 days").await;
+    age(&store.pool, "sent_mails", "created_at", held, "91 days").await;
+
+    let (mut sweep, now) = (sweep(&store.pool).await, Utc::now());
+    assert_eq!(sweep.idempotency_keys(now, 10).await.unwrap(), 1);
+    assert_eq!(idempotency::claim(&store.pool, young, "hash").await.unwrap(), idempotency::Claim::Same);
+    assert_eq!(sweep.sent_mails(now, 10).await.unwrap(), 1);
+    let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM sent_mails WHERE job_id = ANY($1)")
+        .bind([young, held])
+        .fetch_one(&store.pool)
+        .await
+        .unwrap();
+    assert_eq!(kept, 2);
+    sweep.finish().await.unwrap();
+}
