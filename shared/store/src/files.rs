@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 /// Long enough for a large report on a slow disk, flush included.
 const PUT_DEADLINE: Duration = Duration::from_secs(30);
-/// For finding a file, and for each piece of it.
+/// For finding a file, for each piece of it, and for deleting it.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 const LONGEST_KEY: usize = 200;
 
@@ -162,6 +162,17 @@ impl Files {
         let found = absent_as_none(within("look up", key, READ_DEADLINE, store.head(&path)).await)?;
         Ok(found.map(|meta| meta.size))
     }
+
+    /// Deletes the file under `key`; one that is not there is deleted already.
+    ///
+    /// # Errors
+    /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`].
+    pub async fn delete(&self, key: &str) -> Result<(), FilesError> {
+        let path = parse_key(key)?;
+        let Self::Local(store) = self;
+        absent_as_none(within("delete", key, READ_DEADLINE, store.delete(&path)).await)?;
+        Ok(())
+    }
 }
 
 fn open_directory(directory: &Path) -> Result<LocalFileSystem, Box<dyn std::error::Error + Send + Sync>> {
@@ -290,6 +301,18 @@ mod tests {
         assert_eq!(files.size("reports/none.pdf").await.unwrap(), None);
     }
 
+    #[tokio::test]
+    async fn a_file_that_is_deleted_is_gone_and_may_be_deleted_again() {
+        let directory = Directory::create();
+        let files = directory.open();
+        files.put("reports/a.pdf", Bytes::from_static(b"x")).await.unwrap();
+        files.put("reports/b.pdf", Bytes::from_static(b"x")).await.unwrap();
+        for _ in 0..2 {
+            files.delete("reports/a.pdf").await.unwrap();
+            assert_eq!(directory.listing(), ["files/below/reports/b.pdf"]);
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_reader_sees_the_old_file_or_the_new_one_never_a_part() {
         let directory = Directory::create();
@@ -361,6 +384,7 @@ mod tests {
             assert!(matches!(put, FilesError::Key(_)) && !put.is_transient(), "{key}: {put:?}");
             assert!(matches!(files.get(key).await, Err(FilesError::Key(_))), "{key}");
             assert!(matches!(files.size(key).await, Err(FilesError::Key(_))), "{key}");
+            assert!(matches!(files.delete(key).await, Err(FilesError::Key(_))), "{key}");
         }
         assert_eq!(directory.listing(), ["secret.pdf"]);
     }

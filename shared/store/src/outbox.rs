@@ -283,15 +283,13 @@ fn event(job_id: Uuid, kind: String, event_type: JobEventType, data: Value) -> J
     }
 }
 
-/// How the outbox stands.
+/// What is due.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Backlog {
     /// Rows that are due and not sent, whoever holds them.
     pub due: u64,
     /// For how long the oldest of them has been due; zero where there is none.
     pub oldest: Duration,
-    /// How long until the next row is to be tried, zero if one is already; `None` where nothing waits.
-    pub next_in: Option<Duration>,
 }
 
 /// Counts what is due.
@@ -299,20 +297,38 @@ pub struct Backlog {
 /// # Errors
 /// The database cannot be reached, or fails.
 pub async fn backlog(pool: &PgPool) -> Result<Backlog, DatabaseError> {
-    let (due, oldest, next_in): (i64, Option<f64>, Option<f64>) =
-        call(pool, "count what is due in the outbox", async |connection| {
-            sqlx::query_as(
-                "SELECT count(*) FILTER (WHERE due_at <= now()),
-                        extract(epoch FROM now() - min(due_at))::float8,
-                        extract(epoch FROM min(next_try_at) - now())::float8
-                 FROM outbox WHERE sent_at IS NULL AND set_aside_at IS NULL",
-            )
-            .fetch_one(connection)
-            .await
-        })
-        .await?;
-    let seconds = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
-    Ok(Backlog { due: due.unsigned_abs(), oldest: seconds(oldest.unwrap_or(0.0)), next_in: next_in.map(seconds) })
+    let (due, oldest): (i64, Option<f64>) = call(pool, "count what is due in the outbox", async |connection| {
+        sqlx::query_as(
+            "SELECT count(*), extract(epoch FROM now() - min(due_at))::float8
+             FROM outbox WHERE sent_at IS NULL AND set_aside_at IS NULL AND due_at <= now()",
+        )
+        .fetch_one(connection)
+        .await
+    })
+    .await?;
+    Ok(Backlog { due: due.unsigned_abs(), oldest: from_now(oldest.unwrap_or(0.0)) })
+}
+
+/// How long until the next row is to be tried, zero if one is already; `None` where none waits.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn next_in(pool: &PgPool) -> Result<Option<Duration>, DatabaseError> {
+    let seconds: Option<f64> = call(pool, "look for the next row of the outbox", async |connection| {
+        sqlx::query_scalar(
+            "SELECT extract(epoch FROM min(next_try_at) - now())::float8
+             FROM outbox WHERE sent_at IS NULL AND set_aside_at IS NULL",
+        )
+        .fetch_one(connection)
+        .await
+    })
+    .await?;
+    Ok(seconds.map(from_now))
+}
+
+/// What lies in the past is now.
+pub(crate) fn from_now(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)
 }
 
 /// PostgreSQL takes every character in a text but NUL.

@@ -1,14 +1,12 @@
 //! Deletes what is older than it is kept, in batches. What the batches need beside the database is the caller's affair.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::database::{DatabaseError, Held};
 use crate::idempotency;
 
-/// How long the mark of a sent mail is kept: longer than any message that could be replayed.
-pub const SENT_MAILS_KEPT: TimeDelta = TimeDelta::days(90);
 /// A number that nothing else in this database locks.
 const SWEEP_LOCK: i64 = 0x706f_7374_726f_6f6d;
 
@@ -128,17 +126,18 @@ impl Sweep {
         .await
     }
 
-    /// Deletes up to `limit` marks of mails that nobody can ask for again; how many.
+    /// Deletes up to `limit` marks of mails that were first claimed before that moment, unless somebody is sending; how many.
+    /// The moment must lie before every message that could still be replayed, or a mail is sent twice.
     ///
     /// # Errors
     /// The database cannot be reached, or fails.
-    pub async fn sent_mails(&mut self, now: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+    pub async fn sent_mails(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
         self.delete(
             "delete old marks of mails",
             "DELETE FROM sent_mails WHERE job_id IN (
                  SELECT job_id FROM sent_mails
                  WHERE created_at < $1 AND (held_until IS NULL OR held_until < now()) LIMIT $2)",
-            now - SENT_MAILS_KEPT,
+            before,
             limit,
         )
         .await

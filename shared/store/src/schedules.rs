@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::database::{DatabaseError, Held, call};
 use crate::jobs::NewJob;
-use crate::outbox::{DUE_CHANNEL, NewOutboxRow, put_in};
+use crate::outbox::{DUE_CHANNEL, NewOutboxRow, from_now, put_in};
 
 mod timing;
 
@@ -183,7 +183,7 @@ pub async fn next_in(pool: &PgPool) -> Result<Option<Duration>, DatabaseError> {
             .await
     })
     .await?;
-    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX)))
+    Ok(seconds.map(from_now))
 }
 
 /// A schedule whose time has come: nobody else takes it until this is recorded or dropped, which leaves it as it was.

@@ -1,0 +1,44 @@
+//! Sends what is due, fires schedules, sweeps what is old.
+
+use anyhow::Context;
+use dispatcher::due::Due;
+use dispatcher::schedules::Schedules;
+use dispatcher::sender::{self, Sender};
+use dispatcher::settings::{DEFAULTS, Settings};
+use dispatcher::sweeper::Sweeper;
+use pipeline::Broker;
+use service::{Health, Shutdown, Tasks};
+use store::Files;
+use tokio_util::sync::CancellationToken;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = service::settings::load(DEFAULTS)?;
+    let metrics = service::telemetry::start(&settings.log)?;
+    let shutdown = Shutdown::on_signals(&settings.shutdown)?;
+
+    let pool = store::connect(&settings.database).context("read the settings of the database")?;
+    let files = Files::open(&settings.files).context("open the files")?;
+    let broker = Broker::start(&settings.broker, sender::SERVICE).context("read the settings of the broker")?;
+    let due = Due::default();
+
+    let health = Health::new(&settings.health, metrics)
+        .part("publishing", broker.publishing_readiness())
+        .part("database", due.readiness());
+    let stop_health = CancellationToken::new();
+    let health = tokio::spawn(health.serve(stop_health.clone()));
+
+    let drain = || shutdown.drain.clone();
+    let mut tasks = Tasks::default();
+    tasks.spawn("sender", Sender::new(&broker, pool.clone(), due.clone()).run(drain()));
+    tasks.spawn("schedules", Schedules::new(pool.clone(), due.clone()).run(drain()));
+    tasks.spawn("sweeper", Sweeper::new(pool.clone(), files, settings.retention.days).run(drain()));
+    tasks.spawn("backlog", sender::measure(pool.clone(), drain()));
+    tasks.spawn("due", due.listen(pool, drain()));
+
+    let outcome = tasks.finish(&shutdown).await;
+    broker.close().await;
+    // Health is served until the last message is out.
+    stop_health.cancel();
+    health.await.context("run the health server")?.and(outcome)
+}

@@ -1,0 +1,254 @@
+//! Sends the rows of the outbox: taken, published, confirmed, and only then marked as sent.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use pipeline::events::JobReference;
+use pipeline::{Broker, BrokerState, Event, EventBody, PublishError, Publisher, SealedJob, topology};
+use store::PgPool;
+use store::outbox::{self, DueRow, Outcome};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::due::{Due, Watch};
+
+/// This service's name in the topology.
+pub const SERVICE: &str = "dispatcher";
+/// Rows that are taken, published side by side, and marked together: enough to share the broker's and the disk's flushes.
+const BATCH: u32 = 256;
+/// How soon to look again while the broker is away.
+const BROKER_PAUSE: Duration = Duration::from_millis(250);
+/// How soon to try again after the database failed.
+const DATABASE_PAUSE: Duration = Duration::from_secs(1);
+/// How soon a row is tried again after its first failure; twice as long after each further one, up to the longest.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(60);
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// Sends what is due.
+pub struct Sender {
+    pool: PgPool,
+    publisher: Publisher,
+    broker_state: Box<dyn Fn() -> BrokerState + Send + Sync>,
+    due: Watch,
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Sender").finish_non_exhaustive()
+    }
+}
+
+impl Sender {
+    /// A sender by this broker.
+    #[must_use]
+    pub fn new(broker: &Broker, pool: PgPool, due: Due) -> Self {
+        for counter in ["outbox_sent_total", "outbox_failed_total", "outbox_set_aside_total"] {
+            metrics::counter!(counter).increment(0);
+        }
+        Self {
+            pool,
+            publisher: broker.publisher(),
+            broker_state: Box::new(broker.publishing_state()),
+            due: due.watch(),
+        }
+    }
+
+    /// Sends until `drain`; what has been taken by then is finished.
+    ///
+    /// # Errors
+    /// None; it is a task like others.
+    pub async fn run(mut self, drain: CancellationToken) -> anyhow::Result<()> {
+        while !drain.is_cancelled() {
+            let pause = match self.send_due(BATCH).await {
+                Ok(Turn::Took(_)) => continue,
+                Ok(Turn::NothingDue) => None,
+                Ok(Turn::BrokerAway) => Some(BROKER_PAUSE),
+                Err(error) => {
+                    tracing::warn!(error = format!("{error:#}"), "sending what is due was interrupted");
+                    Some(DATABASE_PAUSE)
+                }
+            };
+            let pause = async {
+                match pause {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => self.wait().await,
+                }
+            };
+            drain.run_until_cancelled(pause).await;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `limit` rows that are due, publishes them side by side, and writes down what became of each.
+    ///
+    /// # Errors
+    /// The database failed: what was published is not marked, and will be sent again under the same ids.
+    pub async fn send_due(&self, limit: u32) -> anyhow::Result<Turn> {
+        // A row that is taken while nobody can take its message would only wait longer for its next attempt.
+        if (self.broker_state)() != BrokerState::Connected {
+            return Ok(Turn::BrokerAway);
+        }
+        let Some(batch) = outbox::take_due(&self.pool, limit).await? else {
+            return Ok(Turn::NothingDue);
+        };
+        let sending = FuturesUnordered::new();
+        for row in batch.rows() {
+            sending.push(async { (row.job_id, self.send(row).await) });
+        }
+        let outcomes: Vec<(Uuid, Outcome)> = sending.collect().await;
+        batch.finish(&outcomes).await?;
+        count(&outcomes);
+        Ok(Turn::Took(outcomes.len()))
+    }
+
+    async fn wait(&mut self) {
+        match outbox::next_in(&self.pool).await {
+            Ok(next) => self.due.wait(next).await,
+            Err(error) => {
+                tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "look for the next due time");
+                tokio::time::sleep(DATABASE_PAUSE).await;
+            }
+        }
+    }
+
+    async fn send(&self, row: &DueRow) -> Outcome {
+        let sealed = match read(row) {
+            Ok(sealed) => sealed,
+            Err(error) => return set_aside(row, format!("{error:#}")),
+        };
+        match self.publisher.publish_sealed(&sealed).await {
+            Ok(()) => {
+                tracing::info!(job.id = %row.job_id, job.kind = row.kind, "sent");
+                self.tell_queued(sealed).await;
+                Outcome::Sent
+            }
+            Err(error @ PublishError::Encode(_)) => set_aside(row, format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => {
+                let retry_in = backoff(row.attempts, rand::random());
+                let reason = error.to_string();
+                tracing::warn!(job.id = %row.job_id, job.kind = row.kind, error = reason,
+                    retry_in_ms = retry_in.as_millis(), "send a row of the outbox");
+                Outcome::Failed { reason, retry_in }
+            }
+        }
+    }
+
+    /// Tells that the job is on its queue. The job's row is there already; this is for its timeline and for whoever listens.
+    /// The event's id derives from the job's: told again after a crash, it is the same.
+    async fn tell_queued(&self, sealed: SealedJob) {
+        let SealedJob { kind, job } = sealed;
+        let id = Uuid::new_v5(&job.id, b"job.queued");
+        let reference = JobReference { id: job.id, kind, owner: job.owner };
+        let event = Event { id, ..Event::new(reference, None, EventBody::Queued {}) };
+        if let Err(error) = self.publisher.publish_event(&event).await {
+            tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
+        }
+    }
+}
+
+/// How a look at the outbox went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// So many rows were taken and dealt with; there may be more.
+    Took(usize),
+    /// Nothing is due that nobody else holds.
+    NothingDue,
+    /// Nothing can be published right now, so nothing was taken.
+    BrokerAway,
+}
+
+/// The message of a row, if it is one that can be published. What cannot be must not be tried: the broker closes the channel
+/// on a kind that this service may not publish, and takes the confirms of all the others with it.
+fn read(row: &DueRow) -> anyhow::Result<SealedJob> {
+    let sealed: SealedJob = serde_json::from_str(&row.message).context("read the message")?;
+    anyhow::ensure!(sealed.job.id == row.job_id, "the message is that of another job, {}", sealed.job.id);
+    let publishes = topology::service(SERVICE).map_or(&[] as &[&str], |service| service.publishes);
+    anyhow::ensure!(publishes.contains(&sealed.kind.as_str()), "{SERVICE} publishes no \"{}\"", sealed.kind);
+    Ok(sealed)
+}
+
+fn set_aside(row: &DueRow, reason: String) -> Outcome {
+    tracing::error!(job.id = %row.job_id, job.kind = row.kind, error = reason, "a row of the outbox can never be sent");
+    Outcome::SetAside { reason }
+}
+
+/// Twice as long after each attempt, less up to a quarter by chance (0 to 1), so that rows which failed together do not come
+/// back together.
+fn backoff(attempts: u32, chance: f64) -> Duration {
+    let full = FIRST_RETRY.saturating_mul(1_u32.checked_shl(attempts).unwrap_or(u32::MAX)).min(LONGEST_RETRY);
+    full.mul_f64(1.0 - chance / 4.0)
+}
+
+fn count(outcomes: &[(Uuid, Outcome)]) {
+    for (_, outcome) in outcomes {
+        let counter = match outcome {
+            Outcome::Sent => "outbox_sent_total",
+            Outcome::Failed { .. } => "outbox_failed_total",
+            Outcome::SetAside { .. } => "outbox_set_aside_total",
+        };
+        metrics::counter!(counter).increment(1);
+    }
+}
+
+/// Shows how much is due, until `drain`.
+///
+/// # Errors
+/// None; it is a task like others.
+pub async fn measure(pool: PgPool, drain: CancellationToken) -> anyhow::Result<()> {
+    let mut every = tokio::time::interval(MEASURE_EVERY);
+    while drain.run_until_cancelled(every.tick()).await.is_some() {
+        match outbox::backlog(&pool).await {
+            Ok(backlog) => {
+                #[expect(clippy::cast_precision_loss, reason = "nobody counts rows beyond 2^52")]
+                metrics::gauge!("outbox_due").set(backlog.due as f64);
+                metrics::gauge!("outbox_oldest_due_seconds").set(backlog.oldest.as_secs_f64());
+            }
+            Err(error) => tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "measure the outbox"),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use chrono::Utc;
+    use serde_json::{Value, json};
+    use store::outbox::DueRow;
+    use uuid::Uuid;
+
+    use super::{backoff, read};
+
+    #[test]
+    fn a_row_that_fails_is_tried_less_and_less_often() {
+        let seconds: Vec<_> = (0..9).map(|attempts| backoff(attempts, 0.0).as_secs()).collect();
+        assert_eq!(seconds, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(backoff(u32::MAX, 1.0), Duration::from_secs(45));
+    }
+
+    #[test]
+    fn only_a_message_that_this_service_may_publish_is_one() {
+        let id = Uuid::from_u128(7);
+        let good = json!({"kind": "email.send", "id": id, "accepted_at": "2026-01-01T00:00:00Z", "payload": {}});
+        let row =
+            |message: String| DueRow { job_id: id, kind: String::new(), message, due_at: Utc::now(), attempts: 0 };
+        let with = |name: &str, value: Value| {
+            let mut message = good.clone();
+            message[name] = value;
+            read(&row(message.to_string())).map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(with("lane", json!("bulk")).unwrap().job.id, id);
+        assert!(with("id", json!(Uuid::from_u128(8))).unwrap_err().contains("another job"));
+        assert!(with("kind", json!("noop.run")).unwrap_err().contains("publishes no \"noop.run\""));
+        assert!(with("kind", json!(7)).unwrap_err().contains("read the message"));
+        assert!(with("lane", json!("slow")).is_err());
+        for broken in ["", "{}", "null", &"[".repeat(1000)] {
+            assert!(read(&row(broken.to_owned())).is_err(), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What is old goes, what is not stays.
+
+use bytes::Bytes;
+use chrono::Utc;
+use dispatcher::settings::KeptDays;
+use dispatcher::sweeper::Sweeper;
+use serde_json::json;
+use sqlx::AssertSqlSafe;
+use store::files::report_key;
+use store::jobs::{JobEvent, JobEventType, apply_event, find_job};
+use store::retention;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::fixture::Fixture;
+
+fn sweeper(fixture: &Fixture) -> Sweeper {
+    Sweeper::new(fixture.pool.clone(), fixture.files.clone(), KeptDays::try_from(30).unwrap())
+}
+
+async fn sweep(fixture: &Fixture) -> bool {
+    sweeper(fixture).sweep(Utc::now(), &CancellationToken::new()).await.unwrap()
+}
+
+/// A job that ended so many days ago, with a report.
+async fn job(fixture: &Fixture, kind: &str, days: i32) -> Uuid {
+    let id = Uuid::new_v4();
+    let event = JobEvent {
+        event_id: Uuid::new_v4(),
+        job_id: id,
+        job_kind: kind.to_owned(),
+        owner: Some("alice".to_owned()),
+        event_type: JobEventType::Succeeded,
+        run_id: None,
+        replays: 0,
+        attempt: 1,
+        redeliveries: 0,
+        sequence: 1,
+        worker: None,
+        at: Utc::now() - chrono::TimeDelta::days(days.into()),
+        data: json!({"result": {}}),
+    };
+    apply_event(&fixture.pool, &event).await.unwrap();
+    fixture.files.put(&report_key(id), Bytes::from_static(b"%PDF")).await.unwrap();
+    id
+}
+
+async fn is_there(fixture: &Fixture, id: Uuid) -> (bool, bool) {
+    let job = find_job(&fixture.pool, id, "alice").await.unwrap().is_some();
+    (job, fixture.files.size(&report_key(id)).await.unwrap().is_some())
+}
+
+#[tokio::test]
+async fn what_is_past_is_deleted_and_what_is_not_stays() {
+    let fixture = Fixture::new().await;
+    let old = job(&fixture, "report.render", 31).await;
+    let young = job(&fixture, "report.render", 29).await;
+    let other = job(&fixture, "email.send", 31).await;
+    fixture.put(1).await;
+    for (table, key, column, past, not_past) in [
+        ("outbox", "job_id, kind, message, due_at, next_try_at", "sent_at", 31, 29),
+        ("idempotency_keys", "job_id, hash", "claimed_at", 2, 0),
+        ("sent_mails", "job_id", "created_at", 91, 89),
+    ] {
+        for days in [past, not_past] {
+            let values = match table {
+                "outbox" => "gen_random_uuid(), 'report.render', '{}', '2025-01-01Z', '2025-01-01Z'",
+                "idempotency_keys" => "gen_random_uuid(), 'hash'",
+                _ => "gen_random_uuid()",
+            };
+            let statement =
+                format!("INSERT INTO {table} ({key}, {column}) VALUES ({values}, now() - interval '{days} days')");
+            sqlx::query(AssertSqlSafe(statement)).execute(&fixture.pool).await.unwrap();
+        }
+    }
+    fixture
+        .execute(
+            "WITH made AS (
+                 INSERT INTO schedules (id, owner, kind, name, cron, time_zone, template)
+                 VALUES (gen_random_uuid(), 'alice', 'report.render', 'Mondays', '0 8 * * 1', 'UTC', '{}') RETURNING id)
+             INSERT INTO schedule_firings (schedule_id, due_at, outcome, noted_at)
+             SELECT id, at, 'missed', at FROM made, (VALUES (now() - interval '31 days'), (now() - interval '29 days')) AS t (at)",
+        )
+        .await;
+
+    assert!(sweep(&fixture).await);
+    assert_eq!(is_there(&fixture, old).await, (false, false));
+    assert_eq!(is_there(&fixture, young).await, (true, true));
+    assert_eq!(is_there(&fixture, other).await, (false, true), "only reports are files under the job's id");
+    // One sent lately, one still open.
+    assert_eq!(fixture.count("SELECT count(*) FROM outbox").await, 2);
+    for kept in [
+        "SELECT count(*) FROM idempotency_keys",
+        "SELECT count(*) FROM sent_mails",
+        "SELECT count(*) FROM schedule_firings",
+        "SELECT count(*) FROM schedules",
+    ] {
+        assert_eq!(fixture.count(kept).await, 1, "{kept}");
+    }
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_job_stays_as_long_as_its_file_cannot_be_deleted() {
+    let fixture = Fixture::new().await;
+    let (stuck, free) = (job(&fixture, "report.render", 32).await, job(&fixture, "report.render", 31).await);
+    let path = fixture.directory.0.join(report_key(stuck));
+    std::fs::remove_file(&path).unwrap();
+    // A folder where a file should be.
+    std::fs::create_dir_all(path.join("full")).unwrap();
+    assert!(sweep(&fixture).await);
+    assert_eq!(is_there(&fixture, free).await, (false, false));
+    assert!(find_job(&fixture.pool, stuck, "alice").await.unwrap().is_some());
+
+    std::fs::remove_dir_all(&path).unwrap();
+    assert!(sweep(&fixture).await);
+    assert_eq!(is_there(&fixture, stuck).await, (false, false));
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_sweep_takes_as_many_batches_as_it_needs() {
+    let fixture = Fixture::new().await;
+    fixture
+        .execute(
+            "INSERT INTO idempotency_keys (job_id, hash, claimed_at)
+             SELECT gen_random_uuid(), 'hash', now() - interval '2 days' FROM generate_series(1, 1234)",
+        )
+        .await;
+    assert!(sweep(&fixture).await);
+    assert_eq!(fixture.count("SELECT count(*) FROM idempotency_keys").await, 0);
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn only_one_sweeps_at_a_time() {
+    let fixture = Fixture::new().await;
+    let old = job(&fixture, "report.render", 31).await;
+    let other = retention::begin(&fixture.pool).await.unwrap().unwrap();
+    assert!(!sweep(&fixture).await);
+    assert_eq!(is_there(&fixture, old).await, (true, true));
+    other.finish().await.unwrap();
+    assert!(sweep(&fixture).await);
+    assert_eq!(is_there(&fixture, old).await, (false, false));
+    fixture.vhost.finish(&[]).await;
+}
