@@ -47,6 +47,12 @@ fn all() -> Vec<(String, String)> {
 }
 
 impl Containers {
+    /// These and others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
     /// Ends them with no chance to say a word.
     pub(crate) fn kill(&self) {
         self.each("kill", &["--signal", "KILL"]);
@@ -95,6 +101,24 @@ impl Containers {
     /// Waits until each says that it can do all of its work.
     pub(crate) async fn ready(&self) {
         self.until("ready", |name| ask(name, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+    }
+
+    /// Waits until they have done so many jobs of a kind since they were started, all together.
+    pub(crate) async fn have_done(&self, kind: &str, jobs: u64) {
+        let end = Instant::now() + DEADLINE;
+        let counter = format!("jobs_total{{kind=\"{kind}\",outcome=\"succeeded\"}} ");
+        loop {
+            let metrics = self.0.iter().filter_map(|name| ask(name, "/metrics"));
+            let counts = metrics.map(|(_, text)| {
+                text.lines().find_map(|line| line.strip_prefix(&counter)?.parse::<u64>().ok()).unwrap_or_default()
+            });
+            let done: u64 = counts.sum();
+            if done == jobs {
+                return;
+            }
+            assert!(Instant::now() < end, "{done} jobs of {kind} done, not {jobs}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// Waits until just these parts of them cannot do their work, each as `web database`.

@@ -8,7 +8,7 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Decode, PgConnection, Postgres, Type};
 use tokio::time::Instant;
 
 use crate::containers::copies_of;
@@ -258,27 +258,36 @@ pub(crate) async fn database() -> PgConnection {
         .expect("PostgreSQL answers")
 }
 
-/// Asks the database until it has an answer.
-pub(crate) async fn known<T>(what: &str, question: impl AsyncFn(&mut PgConnection) -> Option<T>) -> T {
+/// Asks the database until it has an answer about one id.
+async fn known<T>(query: &'static str, id: &str) -> T
+where
+    T: Send + Unpin + for<'row> Decode<'row, Postgres> + Type<Postgres>,
+{
     let end = Instant::now() + DEADLINE;
     let mut database = database().await;
     loop {
-        if let Some(answer) = question(&mut database).await {
+        if let Some(answer) = sqlx::query_scalar(query).bind(id).fetch_optional(&mut database).await.unwrap() {
             return answer;
         }
-        assert!(Instant::now() < end, "not known: {what}");
+        assert!(Instant::now() < end, "no row for {id}: {query}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// Which process told an event of a job, once it did: `<service>@<host>:<process id>`.
-pub(crate) async fn who_told(id: &str, event: &str) -> String {
-    let query = "SELECT worker FROM job_events WHERE job_id = $1::uuid AND event_type = $2 ORDER BY number LIMIT 1";
-    known(&format!("who told {event} of {id}"), async |database| {
-        let found = sqlx::query_scalar(query).bind(id).bind(event).fetch_optional(database).await;
-        found.unwrap().flatten()
-    })
+/// Which process began the first run of a job, once it told: `<service>@<host>:<process id>`.
+pub(crate) async fn who_began(id: &str) -> String {
+    known(
+        "SELECT worker FROM job_events WHERE job_id = $1::uuid AND event_type = 'job.started' ORDER BY number LIMIT 1",
+        id,
+    )
     .await
+}
+
+/// Waits until the worker that sent a mail has noted that.
+pub(crate) async fn noted_as_sent(mail: &Value) {
+    let message_id = mail["headers"]["message-id"].as_str().expect("a Message-ID");
+    let job = message_id.trim_start_matches('<').split('@').next().expect("the id of its job");
+    let _: bool = known("SELECT true FROM sent_mails WHERE job_id = $1::uuid AND sent_at IS NOT NULL", job).await;
 }
 
 /// The broker refuses every event of a type, until the connection is closed: a queue that takes nothing is bound for it.

@@ -1,8 +1,11 @@
 //! The HTTP API: takes work, shows its state, hands out what was made. It does no work itself.
 
+mod accept;
+mod breaker;
 mod callers;
 mod changes;
 mod edge;
+mod idempotency_key;
 mod openapi;
 mod problem;
 mod routes;
@@ -14,10 +17,14 @@ mod tracker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pipeline::Publisher;
+use pipeline::jobs::{Job, RenderReport};
+use pipeline::topology::Lane;
+use pipeline::{Broker, Fullness, Publisher};
 use store::{Files, PgPool, SignedLinks};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+
+use breaker::Breaker;
 
 pub use callers::Callers;
 pub use changes::Changes;
@@ -30,6 +37,8 @@ pub use tracker::Tracker;
 #[derive(Clone)]
 pub struct App {
     pub(crate) publisher: Publisher,
+    pub(crate) breaker: Breaker,
+    pub(crate) fullness: Fullness,
     pub(crate) pool: PgPool,
     pub(crate) files: Files,
     pub(crate) links: SignedLinks,
@@ -46,8 +55,8 @@ pub struct App {
 pub struct Limits {
     /// From the first call to the broker until its confirm.
     pub publish: Duration,
-    /// For writing a job down after it was published, so that its page is there from the first moment. Its event is tracked in
-    /// any case.
+    /// For a call to the database on the way to a 202, such as writing a job down after it was published, so that its page is there
+    /// from the first moment.
     pub record: Duration,
     /// The same while nothing is heard from the database.
     pub record_unheard: Duration,
@@ -89,7 +98,7 @@ impl App {
     #[must_use]
     #[expect(clippy::too_many_arguments, reason = "each is a part of its own, named once here and once in main")]
     pub fn new(
-        publisher: &Publisher,
+        broker: &Broker,
         pool: PgPool,
         files: Files,
         links: SignedLinks,
@@ -99,7 +108,9 @@ impl App {
         drain: CancellationToken,
     ) -> Self {
         Self {
-            publisher: publisher.with_deadline(limits.publish),
+            publisher: broker.publisher().with_deadline(limits.publish),
+            breaker: Breaker::default(),
+            fullness: broker.fullness(),
             pool,
             files,
             links,
@@ -109,6 +120,38 @@ impl App {
             waiting: Arc::new(Semaphore::new(limits.waiting)),
             drain,
         }
+    }
+
+    /// Keeps knowing how the broker stands: how full its queues are and, once it has fallen silent, whether it answers again. Ends
+    /// with the drain.
+    pub async fn watch_broker(self) {
+        tokio::join!(
+            self.fullness.clone().watch(self.drain.clone()),
+            self.breaker.keep_probing(&self.publisher, &self.drain)
+        );
+    }
+
+    /// How long a call to the database is waited for on the way to a 202: not long where it has not been heard of lately.
+    pub(crate) fn patience(&self) -> Duration {
+        if self.changes.is_live() { self.limits.record } else { self.limits.record_unheard }
+    }
+
+    /// Whether work goes to the outbox without asking the broker, which has not answered lately.
+    #[must_use]
+    pub fn is_broker_avoided(&self) -> bool {
+        self.breaker.is_open()
+    }
+
+    /// How many publishes wait for the broker's confirm at the moment.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.publisher.outstanding()
+    }
+
+    /// Whether new reports are refused at the moment because their queue is nearly full.
+    #[must_use]
+    pub fn refuses(&self, lane: Lane) -> bool {
+        self.fullness.is_nearly_full(RenderReport::KIND, lane)
     }
 
     /// How many requests may wait long at the moment: event streams and long polls.

@@ -22,8 +22,7 @@ async fn main() -> anyhow::Result<()> {
     let changes = Changes::default();
 
     let drain = || shutdown.drain.clone();
-    let app =
-        App::new(&broker.publisher(), pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
+    let app = App::new(&broker, pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
     let listener =
         TcpListener::bind(settings.http.listen).await.with_context(|| format!("listen on {}", settings.http.listen))?;
 
@@ -35,6 +34,7 @@ async fn main() -> anyhow::Result<()> {
     let health = tokio::spawn(health.serve(stop_health.clone()));
 
     let mut tasks = Tasks::default();
+    tasks.spawn("broker", ended(app.clone().watch_broker()));
     tasks.spawn("http", ended(web::serve(listener, app, service::http::Limits::default())));
     tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
     tasks.spawn("changes", ended(changes.listen(pool, drain())));

@@ -5,7 +5,7 @@ use utoipa::openapi::OpenApi as Description;
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::routes::{events, index, jobs, reports};
+use crate::routes::{events, index, jobs, reports, schedules};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,7 +14,19 @@ use crate::routes::{events, index, jobs, reports};
         description = "Takes slow work, answers at once, shows how far it is. Every error is an RFC 9457 problem.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
-    paths(index::index, serve, reports::request_report, reports::download, jobs::show, events::stream),
+    paths(
+        index::index,
+        serve,
+        reports::request_report,
+        reports::download,
+        jobs::show,
+        jobs::cancel,
+        events::stream,
+        schedules::create,
+        schedules::list,
+        schedules::show,
+        schedules::remove,
+    ),
     modifiers(&Token)
 )]
 struct Api;

@@ -6,6 +6,7 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pipeline::PublishError;
 use serde::Serialize;
+use store::jobs::JobState;
 use store::{DatabaseError, FilesError};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -40,18 +41,35 @@ pub(crate) enum Problem {
     Malformed(String),
     /// The body is JSON, but not what is asked for here.
     Invalid(Vec<FieldError>),
-    /// The broker took nothing.
-    BrokerUnavailable(PublishError),
-    /// The broker did not say whether it took the job, which may therefore run.
-    OutcomeUnknown(Uuid),
+    /// The `Idempotency-Key` is none.
+    KeyInvalid,
+    /// The `Idempotency-Key` stands for another request.
+    KeyReused,
+    /// Neither the broker nor the outbox took the job.
+    BrokerUnavailable(anyhow::Error),
+    /// The outbox did not take a job that is due later.
+    OutboxUnavailable(anyhow::Error),
+    /// The broker or the database did not say whether it took the job, which may therefore run.
+    OutcomeUnknown {
+        /// Its id.
+        job: Uuid,
+        /// What kept the other from taking it.
+        cause: anyhow::Error,
+    },
     /// The queue is full.
     QueueFull(PublishError),
+    /// The queue has room for retries only.
+    QueueNearlyFull,
     /// Nothing on the broker takes this kind of job.
     NoQueue(PublishError),
     /// The database did not answer, and may later.
     DatabaseUnavailable(DatabaseError),
     /// The store of files did not answer, and may later.
     FilesUnavailable(FilesError),
+    /// The job has ended already.
+    JobFinal(JobState),
+    /// The caller has as many schedules as it may have.
+    TooManySchedules(usize),
     /// As many streams are open as may be.
     TooManyStreams,
     /// The answer was not ready in time.
@@ -116,13 +134,25 @@ impl Problem {
             Self::BrokerUnavailable(_) => {
                 ("broker-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Work cannot be taken at the moment")
             }
-            Self::OutcomeUnknown(_) => {
+            Self::KeyInvalid => ("idempotency-key-invalid", StatusCode::BAD_REQUEST, "The Idempotency-Key is none"),
+            Self::KeyReused => (
+                "idempotency-key-reused",
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "The Idempotency-Key stands for another request",
+            ),
+            Self::OutcomeUnknown { .. } => {
                 ("outcome-unknown", StatusCode::SERVICE_UNAVAILABLE, "It is not known whether the work was taken")
             }
-            Self::QueueFull(_) => ("queue-full", StatusCode::SERVICE_UNAVAILABLE, "Too much work is waiting"),
+            Self::QueueFull(_) | Self::QueueNearlyFull => {
+                ("queue-full", StatusCode::SERVICE_UNAVAILABLE, "Too much work is waiting")
+            }
             Self::NoQueue(_) => ("no-queue", StatusCode::SERVICE_UNAVAILABLE, "Nobody takes this kind of work"),
-            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) => {
-                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be read at the moment")
+            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) | Self::OutboxUnavailable(_) => {
+                ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be reached at the moment")
+            }
+            Self::JobFinal(_) => ("job-final", StatusCode::CONFLICT, "The job has ended already"),
+            Self::TooManySchedules(_) => {
+                ("too-many-schedules", StatusCode::CONFLICT, "There are as many schedules as there may be")
             }
             Self::TooManyStreams => ("too-many-streams", StatusCode::SERVICE_UNAVAILABLE, "Too many streams are open"),
             Self::Late => ("late", StatusCode::SERVICE_UNAVAILABLE, "The answer was not ready in time"),
@@ -151,10 +181,19 @@ impl Problem {
             Self::Malformed(detail) => detail.clone(),
             Self::Invalid(_) => "see errors".to_owned(),
             Self::BrokerUnavailable(_) => "nothing was started; try again".to_owned(),
-            Self::OutcomeUnknown(_) => "the work may have been started; asking again may do it twice".to_owned(),
-            Self::QueueFull(_) => "nothing was started; try again later".to_owned(),
+            Self::KeyInvalid => "send one key of 1 to 255 characters of visible ASCII, in quotes or bare".to_owned(),
+            Self::KeyReused => "send a new key with a new request, and the old one only with the old".to_owned(),
+            Self::OutcomeUnknown { .. } => {
+                "the work may have been taken; with the same Idempotency-Key, asking again does not do it twice"
+                    .to_owned()
+            }
+            Self::QueueFull(_) | Self::QueueNearlyFull => "nothing was started; try again later".to_owned(),
             Self::NoQueue(_) => "nothing was started; an operator must look at it".to_owned(),
-            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) => "try again".to_owned(),
+            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) | Self::OutboxUnavailable(_) => {
+                "try again".to_owned()
+            }
+            Self::JobFinal(state) => format!("it is {}", state.as_str()),
+            Self::TooManySchedules(most) => format!("delete one of the {most} first"),
             Self::TooManyStreams => "try again, or ask without a stream".to_owned(),
             Self::Late => "what was asked for may have been done all the same".to_owned(),
             Self::Internal(_) | Self::Panicked => "it has been noted and is no fault of the request".to_owned(),
@@ -165,7 +204,7 @@ impl Problem {
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::NoQueue(_) => Some(60),
-            Self::QueueFull(_) => Some(30),
+            Self::QueueFull(_) | Self::QueueNearlyFull => Some(30),
             _ if self.kind().1 == StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
         }
@@ -174,15 +213,18 @@ impl Problem {
     /// Tells an operator why, once. What a person must mend is an error; what passes is a warning.
     fn log(&self, name: &str) {
         match self {
-            Self::BrokerUnavailable(error) | Self::QueueFull(error) => {
-                tracing::warn!(problem = name, error = chain(error), "a request failed");
+            Self::QueueFull(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
+            Self::BrokerUnavailable(error) | Self::OutboxUnavailable(error) => {
+                tracing::warn!(problem = name, error = format!("{error:#}"), "a request failed");
             }
             Self::NoQueue(error) => tracing::error!(problem = name, error = chain(error), "a request failed"),
             Self::DatabaseUnavailable(error) => {
                 tracing::warn!(problem = name, error = chain(error), "a request failed")
             }
             Self::FilesUnavailable(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
-            Self::OutcomeUnknown(job) => tracing::warn!(problem = name, job.id = %job, "a request failed"),
+            Self::OutcomeUnknown { job, cause } => {
+                tracing::warn!(problem = name, job.id = %job, error = format!("{cause:#}"), "a request failed");
+            }
             Self::Internal(error) => tracing::error!(problem = name, error = format!("{error:#}"), "a request failed"),
             Self::Late | Self::TooManyStreams => tracing::warn!(problem = name, "a request failed"),
             _ => {}
@@ -193,20 +235,6 @@ impl Problem {
     #[must_use]
     pub(crate) fn field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::Invalid(vec![FieldError { field: field.into(), detail: detail.into() }])
-    }
-
-    /// Why the job `id` is not known to be on its queue.
-    #[must_use]
-    pub(crate) fn of_publish(error: PublishError, id: Uuid) -> Self {
-        match error {
-            PublishError::NotConnected | PublishError::Blocked | PublishError::WindowFull => {
-                Self::BrokerUnavailable(error)
-            }
-            PublishError::Returned { .. } => Self::NoQueue(error),
-            PublishError::Nacked { .. } => Self::QueueFull(error),
-            PublishError::Unconfirmed => Self::OutcomeUnknown(id),
-            PublishError::Encode(_) => Self::Internal(error.into()),
-        }
     }
 }
 
@@ -229,7 +257,7 @@ impl IntoResponse for Problem {
         let (detail, retry_after) = (self.detail(), self.retry_after());
         let (errors, job) = match &self {
             Self::Invalid(errors) => (errors.clone(), None),
-            Self::OutcomeUnknown(id) => (Vec::new(), Some(format!("/v1/jobs/{id}"))),
+            Self::OutcomeUnknown { job, .. } => (Vec::new(), Some(format!("/v1/jobs/{job}"))),
             _ => (Vec::new(), None),
         };
         let body =

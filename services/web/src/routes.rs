@@ -4,12 +4,13 @@ pub(crate) mod events;
 pub(crate) mod index;
 pub(crate) mod jobs;
 pub(crate) mod reports;
+pub(crate) mod schedules;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -19,14 +20,17 @@ use crate::{App, Limits, edge, openapi};
 fn table(limits: &Limits) -> Vec<(&'static str, MethodRouter<App>)> {
     let within = |limit| from_fn_with_state(limit, edge::answer_within);
     let soon = within(limits.answer);
+    // `Prefer: wait` may make it the longest of all.
+    let show_job = get(jobs::show).layer(within(limits.answer + limits.longest_wait));
     vec![
         ("/", get(index::index).layer(soon.clone())),
         ("/openapi.json", get(openapi::serve).layer(soon.clone())),
         ("/v1/reports", post(reports::request_report).layer(soon.clone())),
         ("/v1/reports/{id}/pdf", get(reports::download).layer(soon.clone())),
-        // `Prefer: wait` may make it the longest of all.
-        ("/v1/jobs/{id}", get(jobs::show).layer(within(limits.answer + limits.longest_wait))),
-        ("/v1/jobs/{id}/events", get(events::stream).layer(soon)),
+        ("/v1/jobs/{id}", show_job.merge(delete(jobs::cancel).layer(soon.clone()))),
+        ("/v1/jobs/{id}/events", get(events::stream).layer(soon.clone())),
+        ("/v1/schedules", get(schedules::list).post(schedules::create).layer(soon.clone())),
+        ("/v1/schedules/{id}", get(schedules::show).delete(schedules::remove).layer(soon)),
     ]
 }
 

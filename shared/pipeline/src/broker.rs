@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{LinkState, Supervised};
+use crate::fullness::Fullness;
 use crate::publisher::Publisher;
 use crate::topology::{self, Scale, ServiceRow, Topology};
 use crate::tracker::{self, TrackEvents};
@@ -72,6 +73,7 @@ pub struct Broker {
     consuming: Supervised,
     publisher: Publisher,
     time_scale: f64,
+    queue_length: u32,
     consumes: watch::Sender<BTreeSet<String>>,
     away: watch::Sender<BTreeSet<&'static str>>,
 }
@@ -96,7 +98,8 @@ impl Broker {
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
         let (consumes, _) = watch::channel(BTreeSet::new());
         let (away, _) = watch::channel(BTreeSet::new());
-        Ok(Self { service: row, publishing, consuming, publisher, time_scale: settings.time_scale, consumes, away })
+        let BrokerSettings { time_scale, queue_length, .. } = *settings;
+        Ok(Self { service: row, publishing, consuming, publisher, time_scale, queue_length, consumes, away })
     }
 
     /// The publisher.
@@ -195,6 +198,12 @@ impl Broker {
         drain: CancellationToken,
     ) -> impl Future<Output = ()> + Send + 'static {
         tracker::track(self.consuming.state(), tracker, self.consumes.clone(), drain)
+    }
+
+    /// Which of the queues that the service publishes to are nearly full. It knows nothing until its `watch` runs.
+    #[must_use]
+    pub fn fullness(&self) -> Fullness {
+        Fullness::new(self.service, self.consuming.state(), self.queue_length)
     }
 
     /// Closes both connections. Call it last.

@@ -120,6 +120,24 @@ impl Publisher {
         self.send(Outgoing { exchange: CONTROL, routing_key: "", properties, body: &body, mandatory: false }).await
     }
 
+    /// Publishes for a kind what no queue takes, and waits for the confirm: whether the broker answers who publishes that kind.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; a probe is never returned.
+    pub async fn probe(&self, kind: &str) -> Result<(), PublishError> {
+        // Of the lanes' names none is this one, and bindings have no wildcards: the broker drops it and says that it is done.
+        let routing_key = format!("{kind}.probe");
+        let properties = base_properties(Uuid::now_v7(), "probe", Utc::now(), &self.app_id);
+        self.send(Outgoing { exchange: JOBS, routing_key: &routing_key, properties, body: b"{}", mandatory: false })
+            .await
+    }
+
+    /// How many publishes wait for their confirm at the moment; there is a bound.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        WINDOW - self.window.available_permits()
+    }
+
     /// Publishes an event. `Ok` means that every queue bound for it has it; there may be none.
     ///
     /// # Errors

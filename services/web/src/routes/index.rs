@@ -15,10 +15,13 @@ pub(crate) struct Index {
     /// Where reports are asked for, by POST.
     #[schema(example = "/v1/reports")]
     reports: &'static str,
+    /// Where reports that come again are asked for, by POST, and listed.
+    #[schema(example = "/v1/schedules")]
+    schedules: &'static str,
 }
 
 /// Where everything is.
 #[utoipa::path(get, path = "/", tag = "index", responses((status = 200, description = "The addresses to begin with", body = Index)))]
 pub(crate) async fn index() -> Json<Index> {
-    Json(Index { name: "postroom", description: "/openapi.json", reports: "/v1/reports" })
+    Json(Index { name: "postroom", description: "/openapi.json", reports: "/v1/reports", schedules: "/v1/schedules" })
 }

@@ -17,9 +17,14 @@ use crate::callers::Caller;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
+mod cancel;
+mod timeline;
 mod view;
 
-pub(crate) use view::{EventView, JobView};
+// With what describes it: the description is made of paths.
+pub(crate) use cancel::*;
+pub(crate) use timeline::EventView;
+pub(crate) use view::JobView;
 
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
@@ -39,7 +44,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     ),
     responses(
         (status = 200, description = "The job", body = JobView, headers(
-            ("ETag" = String, description = "Changes with every event of the job"),
+            ("ETag" = String, description = "Changes with everything that happens to the job"),
             ("Preference-Applied" = String, description = "`wait=N`, when the answer was held back"),
         )),
         (status = 304, description = "The job has not changed"),
@@ -67,8 +72,7 @@ pub(crate) async fn show(
     let mut response = if matches_etag(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        let events = store::jobs::events_after(&app.pool, id, 0).await?;
-        Json(JobView::of(job, events)).into_response()
+        Json(view_of(&app, job).await?).into_response()
     };
     let text = |text: String| HeaderValue::try_from(text).map_err(|error| Problem::Internal(error.into()));
     response.headers_mut().insert(ETAG, text(etag)?);
@@ -78,6 +82,12 @@ pub(crate) async fn show(
         response.headers_mut().insert(PREFERENCE_APPLIED, text(format!("wait={}", wait.as_secs()))?);
     }
     Ok(response)
+}
+
+/// A job that was read, with its timeline.
+pub(crate) async fn view_of(app: &App, job: JobRow) -> Result<JobView, Problem> {
+    let events = store::jobs::events_after(&app.pool, job.id, 0).await?;
+    Ok(JobView::of(job, events))
 }
 
 /// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains; and the wait that
@@ -112,9 +122,12 @@ async fn wait_for_change(
     }
 }
 
-/// Every event of a job has a number of its own, so the newest number says which state of the job it is.
+/// Every event of a job has a number of its own, so the newest number says which state of the job it is; but for what is no
+/// event: that it is told to stop, that it waits until it is due.
 fn etag_of(job: &JobRow) -> String {
-    format!("\"{}\"", job.last_number)
+    let told = if view::is_cancelling(job) { "-cancelling" } else { "" };
+    let waits = if job.due_at.is_some() { "-due" } else { "" };
+    format!("\"{}{told}{waits}\"", job.last_number)
 }
 
 /// Whether `If-None-Match` names the tag; compared weakly (RFC 9110, 13.1.2).

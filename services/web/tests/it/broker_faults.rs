@@ -11,7 +11,7 @@ use crate::harness::{Behind, Web, november, problem, vhost, wait};
 const SOON: Duration = Duration::from_secs(3);
 
 #[tokio::test]
-async fn without_a_broker_work_is_refused_at_once_and_the_rest_is_served() {
+async fn without_broker_and_outbox_work_is_refused_at_once_and_the_rest_is_served() {
     let web = Web::start(Behind::nothing()).await;
     let begun = Instant::now();
     problem(web.post_report(&november()).await, 503, "broker-unavailable").await;
@@ -60,7 +60,7 @@ async fn a_full_queue_is_answered_with_503_and_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_broker_owes_is_waited_for_no_longer_than_the_deadline() {
+async fn an_answer_that_the_broker_owes_is_waited_for_no_longer_than_the_deadline_and_without_outbox_unknown() {
     let vhost = vhost().await;
     let proxy = Proxy::start(&vhost.url("web")).await;
     let web = Web::start_connected(Behind { broker_url: proxy.url.clone(), ..Behind::nothing() }).await;
@@ -77,7 +77,7 @@ async fn an_answer_that_the_broker_owes_is_waited_for_no_longer_than_the_deadlin
 }
 
 #[tokio::test]
-async fn a_lost_connection_is_a_503_until_it_is_back_by_itself() {
+async fn without_an_outbox_a_lost_connection_is_a_503_until_it_is_back_by_itself() {
     let vhost = vhost().await;
     let proxy = Proxy::start(&vhost.url("web")).await;
     let web = Web::start_connected(Behind { broker_url: proxy.url.clone(), ..Behind::nothing() }).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use backing::{Database, Vhost};
 use chrono::Utc;
 use pipeline::{Broker, BrokerState, topology};
-use reqwest::{Client, Response, StatusCode};
+use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use service::http;
 use store::jobs::{JobEvent, JobEventType, NewJob};
@@ -35,6 +35,8 @@ pub(crate) struct Behind {
     pub(crate) listens: bool,
     /// Whether it consumes events.
     pub(crate) tracks: bool,
+    /// How many messages a work queue holds.
+    pub(crate) queue_length: u32,
 }
 
 impl Behind {
@@ -47,11 +49,17 @@ impl Behind {
             http: http::Limits::default(),
             listens: false,
             tracks: false,
+            queue_length: 200_000,
         }
     }
 
     pub(crate) fn broker(vhost: &Vhost) -> Self {
         Self { broker_url: vhost.url("web"), ..Self::nothing() }
+    }
+
+    /// Both, and an ear for the database's notices.
+    pub(crate) fn both(vhost: &Vhost, database: &Database) -> Self {
+        Self { broker_url: vhost.url("web"), ..Self::database(database) }
     }
 
     /// A database, and an ear for its notices.
@@ -84,11 +92,11 @@ impl Web {
         let files = Files::open(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"base_url": "http://shop.example", "secret": "a secret of at least 32 bytes ..."});
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
-        let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": 200_000});
+        let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
         let (changes, drain) = (Changes::default(), CancellationToken::new());
         let app = App::new(
-            &broker.publisher(),
+            &broker,
             pool.clone(),
             files.clone(),
             links.clone(),
@@ -100,6 +108,7 @@ impl Web {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
+        tasks.spawn(app.clone().watch_broker());
         tasks.spawn(web::serve(listener, app.clone(), behind.http));
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
@@ -135,6 +144,11 @@ impl Web {
         format!("http://{}{path}", self.address)
     }
 
+    /// What the API knows of itself.
+    pub(crate) fn app(&self) -> &App {
+        &self.app
+    }
+
     /// How many requests wait.
     pub(crate) fn waiting(&self) -> usize {
         self.app.waiting()
@@ -150,9 +164,24 @@ impl Web {
         self.client.get(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
     }
 
+    /// Posts as Alice.
+    pub(crate) fn post(&self, path: &str, body: &Value) -> RequestBuilder {
+        self.client.post(self.url(path)).bearer_auth(ALICE).json(body)
+    }
+
     /// Asks for a report as Alice.
     pub(crate) async fn post_report(&self, body: &Value) -> Response {
-        self.client.post(self.url("/v1/reports")).bearer_auth(ALICE).json(body).send().await.unwrap()
+        self.post("/v1/reports", body).send().await.unwrap()
+    }
+
+    /// The same under a key.
+    pub(crate) async fn post_report_once(&self, key: &str, body: &Value) -> Response {
+        self.post("/v1/reports", body).header("idempotency-key", key).send().await.unwrap()
+    }
+
+    /// Deletes as Alice.
+    pub(crate) async fn delete(&self, path: &str) -> Response {
+        self.client.delete(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
     }
 }
 
@@ -250,6 +279,8 @@ pub(crate) struct Told {
     pub(crate) id: Uuid,
     pool: PgPool,
     run: Uuid,
+    /// Of the run: replays, attempt, redeliveries.
+    place: (u32, u32, u32),
     sequence: u32,
 }
 
@@ -258,10 +289,15 @@ impl Told {
         let id = Uuid::now_v7();
         let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
         store::jobs::record_queued(&web.pool, &job).await.unwrap();
-        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), sequence: 0 }
+        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 
-    /// The next event of its first run.
+    /// What is told from now on is of another run.
+    pub(crate) fn begin_run(&mut self, replays: u32, attempt: u32, redeliveries: u32) {
+        (self.run, self.place, self.sequence) = (Uuid::now_v7(), (replays, attempt, redeliveries), 0);
+    }
+
+    /// The next event of its run, which is its first if no other was begun.
     pub(crate) async fn tell(&mut self, event_type: JobEventType, data: Value) {
         self.sequence += 1;
         let event = JobEvent {
@@ -271,9 +307,9 @@ impl Told {
             owner: Some("alice".to_owned()),
             event_type,
             run_id: Some(self.run),
-            replays: 0,
-            attempt: 1,
-            redeliveries: 0,
+            replays: self.place.0,
+            attempt: self.place.1,
+            redeliveries: self.place.2,
             sequence: self.sequence,
             worker: Some("pdf-report@10.0.0.7:1".to_owned()),
             at: Utc::now(),

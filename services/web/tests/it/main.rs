@@ -7,10 +7,15 @@
 mod accept;
 mod binary;
 mod broker_faults;
+mod cancel;
 mod download;
+mod full_queue;
 mod harness;
+mod idempotency;
 mod limits;
 mod openapi;
+mod outbox;
+mod schedules;
 mod status;
 mod stream;
 mod tracking;

@@ -48,6 +48,34 @@ async fn a_jobs_page_tells_its_life_by_run() {
 }
 
 #[tokio::test]
+async fn attempts_redeliveries_and_replays_are_told_apart_and_the_same_by_every_process() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let other = Web::start(Behind::database(&database)).await;
+    let mut job = Told::queued(&web).await;
+    job.tell(Type::Started, json!({})).await;
+    job.begin_run(0, 1, 2);
+    let failure = json!({"kind": "error", "reason": "no"});
+    job.tell(Type::Retrying, json!({"failure": failure, "delay_seconds": 5.0, "next_attempt": 2})).await;
+    job.begin_run(0, 2, 0);
+    job.tell(Type::Dead, json!({"failure": failure})).await;
+    job.begin_run(1, 1, 0);
+    job.tell(Type::Started, json!({})).await;
+    let shown: Value = web.get(&job.path()).await.json().await.unwrap();
+    assert_eq!(
+        (&shown["attempt"], &shown["attempts"], &shown["redeliveries"], &shown["replays"]),
+        (&json!(1), &json!(3), &json!(2), &json!(1))
+    );
+    let outcomes: Vec<_> =
+        shown["timeline"].as_array().unwrap().iter().map(|run| run["outcome"].as_str().unwrap()).collect();
+    assert_eq!(outcomes, ["lost", "retrying", "dead", "running"]);
+    let again: Value = other.get(&job.path()).await.json().await.unwrap();
+    assert_eq!(again, shown);
+    web.stop().await;
+    other.stop().await;
+}
+
+#[tokio::test]
 async fn what_is_somebody_elses_is_not_there() {
     let database = database().await;
     let web = Web::start(Behind::database(&database)).await;

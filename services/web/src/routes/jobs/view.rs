@@ -3,10 +3,12 @@
 use chrono::{DateTime, Utc};
 use pipeline::jobs::{Job, RenderReport};
 use serde::Serialize;
-use serde_json::{Map, Value};
-use store::jobs::{JobEventRow, JobEventType, JobRow, JobState, NewJob};
+use serde_json::Value;
+use store::jobs::{JobEventRow, JobRow, JobState, NewJob};
 use utoipa::ToSchema;
 use uuid::Uuid;
+
+use super::timeline::{RunView, count, runs};
 
 /// A job, as its owner sees it.
 #[derive(Serialize, ToSchema)]
@@ -20,8 +22,18 @@ pub(crate) struct JobView {
     /// `queued`, `running`, `retrying`; then for good `succeeded`, `refused`, `cancelled` or `dead`.
     #[schema(value_type = StateName)]
     state: JobState,
-    /// Which attempt it is at; 0 before the first.
+    /// Whether it has been told to stop, and has not yet.
+    cancelling: bool,
+    /// When it goes, or was to go, to the broker; absent once it is there.
+    due_at: Option<DateTime<Utc>>,
+    /// Which attempt it is at; 0 before the first, and from 1 again after a replay.
     attempt: u32,
+    /// Attempts so far, those before a replay included.
+    attempts: u32,
+    /// How often an attempt had to be delivered again because its worker was lost, or could not begin it; no further attempts.
+    redeliveries: u32,
+    /// How often an operator had it done again.
+    replays: u32,
     /// How far the run is.
     #[schema(value_type = Option<ProgressView>)]
     progress: Option<Value>,
@@ -40,38 +52,6 @@ pub(crate) struct JobView {
     timeline: Vec<RunView>,
     /// Where to go from here.
     links: Links,
-}
-
-/// What happened in one run; before the first, and between two, there is none.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Run)]
-pub(crate) struct RunView {
-    /// The run's id.
-    run_id: Option<Uuid>,
-    /// Which attempt it was.
-    attempt: u32,
-    /// What happened.
-    events: Vec<EventView>,
-}
-
-/// Something that happened to a job.
-#[derive(Serialize, ToSchema)]
-#[schema(as = Event)]
-pub(crate) struct EventView {
-    /// Grows with each event of the job.
-    number: i64,
-    /// What happened.
-    #[serde(rename = "type")]
-    #[schema(value_type = String, example = "job.started")]
-    event_type: JobEventType,
-    /// Which attempt it was.
-    attempt: u32,
-    /// When.
-    at: DateTime<Utc>,
-    /// What belongs to the type: `progress`, `failure`, `delay_seconds`, `next_attempt`, `result`, `refusal`.
-    #[serde(flatten)]
-    #[schema(value_type = Object)]
-    data: Map<String, Value>,
 }
 
 /// Where to go from a job.
@@ -116,12 +96,17 @@ enum StateName {
 
 impl JobView {
     /// A job that was accepted just now.
-    pub(crate) fn queued(job: &NewJob) -> Self {
+    pub(crate) fn queued(job: &NewJob, due_at: Option<DateTime<Utc>>) -> Self {
         Self {
             id: job.id,
             kind: job.kind.clone(),
             state: JobState::Queued,
+            cancelling: false,
+            due_at,
             attempt: 0,
+            attempts: 0,
+            redeliveries: 0,
+            replays: 0,
             progress: None,
             error: None,
             result: None,
@@ -135,22 +120,41 @@ impl JobView {
 
     /// A job as it was read, with events that may be newer.
     pub(crate) fn of(job: JobRow, events: Vec<JobEventRow>) -> Self {
+        // What came after the job was read would not fit the state that is shown.
+        let events: Vec<JobEventRow> = events.into_iter().filter(|event| event.number <= job.last_number).collect();
+        let counters = count(&events);
+        let cancelling = is_cancelling(&job);
         let has_pdf = job.kind == RenderReport::KIND && job.state == JobState::Succeeded;
         Self {
             id: job.id,
             kind: job.kind,
             state: job.state,
+            cancelling,
+            due_at: job.due_at,
             attempt: job.attempt,
+            attempts: counters.attempts,
+            redeliveries: counters.redeliveries,
+            replays: job.replays,
             progress: job.progress,
             error: job.error.map(without_internals),
             result: job.result,
             created_at: job.created_at,
             updated_at: job.updated_at,
             finished_at: job.finished_at,
-            timeline: timeline(events, job.last_number),
+            timeline: runs(events, job.state == JobState::Running),
             links: Links::of(job.id, has_pdf),
         }
     }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        &self.links.own
+    }
+}
+
+/// Whether the job has been told to stop, and has not yet.
+pub(super) fn is_cancelling(job: &JobRow) -> bool {
+    job.cancel_requested_at.is_some() && !job.state.is_final()
 }
 
 impl Links {
@@ -163,42 +167,9 @@ impl Links {
     }
 }
 
-/// The events up to `last`, by run. What came after the job was read would not fit the state that is shown.
-fn timeline(events: Vec<JobEventRow>, last: i64) -> Vec<RunView> {
-    let mut runs: Vec<RunView> = Vec::new();
-    for event in events.into_iter().filter(|event| event.number <= last && event.event_type != JobEventType::Progressed)
-    {
-        let (run_id, attempt) = (event.run_id, event.attempt);
-        let of_its_run = |run: &&mut RunView| run.run_id.is_some() && run.run_id == run_id;
-        match runs.iter_mut().find(of_its_run) {
-            Some(run) => run.events.push(EventView::of(event)),
-            None => runs.push(RunView { run_id, attempt, events: vec![EventView::of(event)] }),
-        }
-    }
-    runs
-}
-
-impl EventView {
-    /// An event as it was read.
-    pub(crate) fn of(event: JobEventRow) -> Self {
-        let mut data = match event.data {
-            Value::Object(data) => data,
-            _ => Map::new(),
-        };
-        if let Some(failure) = data.get_mut("failure") {
-            *failure = without_internals(failure.take());
-        }
-        // A foreign worker may send anything beside what belongs to the type.
-        for own in ["number", "type", "attempt", "at"] {
-            data.remove(own);
-        }
-        Self { number: event.number, event_type: event.event_type, attempt: event.attempt, at: event.at, data }
-    }
-}
-
 /// The reason of a failure is for operators: it may name hosts and queries. Customers see its kind. The reason of a refusal
 /// is written for them; it comes with a code.
-fn without_internals(mut error: Value) -> Value {
+pub(super) fn without_internals(mut error: Value) -> Value {
     if let Value::Object(error) = &mut error
         && !error.contains_key("code")
     {

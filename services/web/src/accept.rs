@@ -1,0 +1,258 @@
+//! How a job is accepted: the broker is asked first, the outbox second. Which outcome gets which answer stands here alone.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Json;
+use axum::http::header::{LOCATION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, TimeDelta, Utc};
+use pipeline::events::JobReference;
+use pipeline::jobs::Job;
+use pipeline::{Event, EventBody, OutgoingJob, PublishError};
+use store::DatabaseError;
+use store::idempotency::Claim;
+use store::jobs::NewJob;
+use store::outbox::NewOutboxRow;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::App;
+use crate::problem::Problem;
+use crate::routes::jobs::{JobView, view_of};
+
+/// How often one looks for the job that another request with the same key is making right now.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A job that will be done, as its owner sees it now.
+pub(crate) struct Accepted {
+    job: JobView,
+    /// When it is worth asking again.
+    retry_after: u64,
+}
+
+/// What the broker made of a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offer {
+    /// It has it, on disk.
+    Taken,
+    /// It was not sent there.
+    NotSent,
+    /// It was sent, and whether it arrived is not known.
+    Unanswered,
+}
+
+/// Accepts the job of an owner, to be done at once or when it is due. One with a `payload_hash` was asked for under a key from
+/// which its id derives: asked for again, it is the same job.
+///
+/// | the broker | the answer |
+/// | --- | --- |
+/// | has it, on disk | accepted |
+/// | has no queue for it, or no room | 503 |
+/// | cannot be reached, is blocked, does not answer in time; or was not asked, after three of these | the outbox, then accepted |
+/// | and the outbox fails | 503, `outcome-unknown` where either may have it |
+///
+/// What went to both is one job all the same: effects are idempotent by its id.
+pub(crate) async fn accept<J: Job>(
+    app: &App,
+    job: OutgoingJob<J>,
+    due_at: Option<DateTime<Utc>>,
+) -> Result<Accepted, Problem> {
+    let new = new_job(&job)?;
+    let claim = match &job.payload_hash {
+        Some(hash) => claim(app, &new, hash).await,
+        None => None,
+    };
+    if let Some(accepted) = answer_repeat(app, &new, claim).await? {
+        return Ok(accepted);
+    }
+    if due_at.is_some() {
+        keep(app, job, &new, due_at, Offer::NotSent).await?;
+        return Ok(Accepted::now(&new, due_at, "outbox"));
+    }
+    if app.fullness.is_nearly_full(J::KIND, job.lane) {
+        return Err(Problem::QueueNearlyFull);
+    }
+    if claim == Some(Claim::Same)
+        && let Some(accepted) = wait_for_twin(app, &new).await?
+    {
+        return Ok(accepted);
+    }
+    match offer(app, &job).await? {
+        Offer::Taken => {
+            tell_queued(app, &new).await;
+            Ok(Accepted::now(&new, None, "broker"))
+        }
+        unknown => {
+            keep(app, job, &new, None, unknown).await?;
+            Ok(Accepted::now(&new, None, "outbox"))
+        }
+    }
+}
+
+/// The answer to a request that has been accepted under its key before, if it has: for one that could not be accepted now.
+pub(crate) async fn accepted_before<J: Job>(app: &App, job: &OutgoingJob<J>) -> Result<Option<Accepted>, Problem> {
+    let new = new_job(job)?;
+    match &job.payload_hash {
+        Some(hash) if known(app, &new).await?.is_some() => {
+            let claim = claim(app, &new, hash).await;
+            answer_repeat(app, &new, claim).await
+        }
+        _ => Ok(None),
+    }
+}
+
+fn new_job<J: Job>(job: &OutgoingJob<J>) -> Result<NewJob, Problem> {
+    let owner = job.owner.clone().context("accept a job: it has no owner").map_err(Problem::Internal)?;
+    Ok(NewJob { id: job.id, kind: J::KIND.to_owned(), owner, at: job.accepted_at })
+}
+
+/// Claims the key that the job's id stands for. `None` where the database does not answer: work is taken without it, unchecked.
+async fn claim(app: &App, new: &NewJob, hash: &str) -> Option<Claim> {
+    let claim = in_time(app.patience(), store::idempotency::claim(&app.pool, new.id, hash)).await;
+    claim.map_err(|error| tracing::warn!(job.id = %new.id, error = format!("{error:#}"), "claim a key")).ok()
+}
+
+/// The answer to a repeat, where what was asked for is known.
+async fn answer_repeat(app: &App, new: &NewJob, claim: Option<Claim>) -> Result<Option<Accepted>, Problem> {
+    match claim {
+        None => Ok(None),
+        Some(Claim::Other) => Err(Problem::KeyReused),
+        // Also of a key that is new: its first request may have gone unchecked, or be more than a day old.
+        Some(Claim::New | Claim::Same) => known(app, new).await,
+    }
+}
+
+/// The job, if anything is known of it.
+async fn known(app: &App, new: &NewJob) -> Result<Option<Accepted>, Problem> {
+    let found = in_time(app.patience(), store::jobs::find_job(&app.pool, new.id, &new.owner)).await;
+    match found {
+        Ok(Some(row)) => Ok(Some(Accepted::before(view_of(app, row).await?))),
+        Ok(None) => Ok(None),
+        Err(error) => {
+            tracing::warn!(job.id = %new.id, error = format!("{error:#}"), "look for a job that may have been accepted");
+            Ok(None)
+        }
+    }
+}
+
+/// Another request with this key may be at the broker right now. Waits for its job as long as that may take; where none comes,
+/// that request has failed.
+async fn wait_for_twin(app: &App, new: &NewJob) -> Result<Option<Accepted>, Problem> {
+    let end = Instant::now() + app.limits.publish + app.limits.record_unheard;
+    loop {
+        let accepted = known(app, new).await?;
+        if accepted.is_some() || Instant::now() >= end || app.drain.is_cancelled() {
+            return Ok(accepted);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// Offers the job to the broker, unless that has not answered for a while.
+async fn offer<J: Job>(app: &App, job: &OutgoingJob<J>) -> Result<Offer, Problem> {
+    if app.breaker.is_open() {
+        return Ok(Offer::NotSent);
+    }
+    let Err(error) = app.publisher.publish_job(job).await else {
+        app.breaker.answered();
+        return Ok(Offer::Taken);
+    };
+    match error {
+        PublishError::NotConnected | PublishError::Blocked | PublishError::WindowFull => {
+            app.breaker.failed();
+            Ok(Offer::NotSent)
+        }
+        PublishError::Unconfirmed => {
+            app.breaker.failed();
+            Ok(Offer::Unanswered)
+        }
+        PublishError::Returned { .. } => {
+            app.breaker.answered();
+            Err(Problem::NoQueue(error))
+        }
+        PublishError::Nacked { .. } => {
+            app.breaker.answered();
+            Err(Problem::QueueFull(error))
+        }
+        PublishError::Encode(_) => Err(Problem::Internal(error.into())),
+    }
+}
+
+/// Puts the job into the outbox, with its row. `offer` is what the broker made of it before.
+async fn keep<J: Job>(
+    app: &App,
+    job: OutgoingJob<J>,
+    new: &NewJob,
+    due_at: Option<DateTime<Utc>>,
+    offer: Offer,
+) -> Result<(), Problem> {
+    let message = job.sealed().and_then(serde_json::to_value).map_err(|error| Problem::Internal(error.into()))?;
+    let row = NewOutboxRow { message, due_at };
+    let failed = |cause: anyhow::Error, perhaps: bool| match offer {
+        _ if perhaps => Problem::OutcomeUnknown { job: new.id, cause },
+        Offer::Unanswered => Problem::OutcomeUnknown { job: new.id, cause },
+        _ if due_at.is_some() => Problem::OutboxUnavailable(cause),
+        _ => Problem::BrokerUnavailable(cause),
+    };
+    // First a sign of life: what was never sent to the database is told from what it did not answer.
+    in_time(app.patience(), store::database::ping(&app.pool)).await.map_err(|cause| failed(cause, false))?;
+    match timeout(app.limits.record, store::outbox::put(&app.pool, new, &row)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => {
+            let perhaps = !is_refused(&error);
+            Err(failed(error.into(), perhaps))
+        }
+        Err(late) => Err(failed(late.into(), true)),
+    }
+}
+
+/// Whether the database said no, so that it has kept nothing.
+fn is_refused(error: &DatabaseError) -> bool {
+    matches!(error, DatabaseError::Failed { source: sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut, .. })
+}
+
+async fn in_time<T>(patience: Duration, call: impl Future<Output = Result<T, DatabaseError>>) -> anyhow::Result<T> {
+    Ok(timeout(patience, call).await.context("no answer from the database in time")??)
+}
+
+/// Writes the job down and tells of it. The broker has the job already: what fails here is caught up by the events.
+async fn tell_queued(app: &App, job: &NewJob) {
+    let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
+    let event = Event { at: job.at, ..Event::new(reference, None, EventBody::Queued {}) };
+    let recorded = in_time(app.patience(), store::jobs::record_queued(&app.pool, job));
+    let (recorded, told) = tokio::join!(recorded, app.publisher.publish_event(&event));
+    if let Err(error) = recorded {
+        tracing::warn!(job.id = %job.id, error = format!("{error:#}"), "record a queued job");
+    }
+    if let Err(error) = told {
+        tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
+    }
+}
+
+impl Accepted {
+    fn now(job: &NewJob, due_at: Option<DateTime<Utc>>, way: &'static str) -> Self {
+        tracing::info!(job.id = %job.id, job.kind = job.kind, way, "accepted");
+        metrics::counter!("jobs_accepted_total", "kind" => job.kind.clone(), "way" => way).increment(1);
+        let until = due_at.map_or(TimeDelta::zero(), |due_at| due_at - Utc::now());
+        let retry_after = u64::try_from(until.num_seconds()).unwrap_or(0).max(1);
+        Self { job: JobView::queued(job, due_at), retry_after }
+    }
+
+    fn before(job: JobView) -> Self {
+        Self { job, retry_after: 1 }
+    }
+}
+
+impl IntoResponse for Accepted {
+    fn into_response(self) -> Response {
+        let location = HeaderValue::try_from(self.job.path());
+        let mut response = (StatusCode::ACCEPTED, Json(self.job)).into_response();
+        match location {
+            Ok(location) => _ = response.headers_mut().insert(LOCATION, location),
+            Err(error) => return Problem::Internal(error.into()).into_response(),
+        }
+        response.headers_mut().insert(RETRY_AFTER, self.retry_after.into());
+        response
+    }
+}

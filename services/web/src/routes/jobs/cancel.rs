@@ -1,0 +1,65 @@
+//! Stopping a job that is not wanted any more.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use pipeline::Control;
+use store::jobs::CancelRequest;
+use uuid::Uuid;
+
+use super::{JobView, view_of};
+use crate::App;
+use crate::callers::Caller;
+use crate::problem::{Problem, ProblemBody};
+use crate::routes::Id;
+
+/// Stops a job.
+///
+/// One that has not gone to the broker yet is cancelled at once. Any other is told to stop: it runs no more, or its run ends at
+/// the next step, and then it is `cancelled`; until then it shows `cancelling`. A run that is at its end already may still
+/// succeed. Asking again changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/v1/jobs/{id}",
+    tag = "jobs",
+    params(("id" = Uuid, Path, description = "The job's id")),
+    responses(
+        (status = 200, description = "Cancelled: it had not begun", body = JobView),
+        (status = 202, description = "It is told to stop", body = JobView),
+        (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 409, description = "The job is final", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
+            content_type = "application/problem+json"),
+    ),
+    security(("token" = []))
+)]
+pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Problem> {
+    if store::outbox::cancel(&app.pool, id, caller.id()).await? {
+        tracing::info!(job.id = %id, "cancelled in the outbox");
+        return answer(&app, id, &caller, StatusCode::OK).await;
+    }
+    match store::jobs::request_cancel(&app.pool, id, caller.id()).await? {
+        CancelRequest::NotFound => Err(Problem::NotFound("job")),
+        CancelRequest::Final(state) => Err(Problem::JobFinal(state)),
+        CancelRequest::Marked => {
+            tracing::info!(job.id = %id, "told to stop");
+            tell_workers(&app, id).await;
+            answer(&app, id, &caller, StatusCode::ACCEPTED).await
+        }
+    }
+}
+
+/// Tells whoever runs the job. The mark is what counts: it stops the job before its next run, if not this one.
+async fn tell_workers(app: &App, id: Uuid) {
+    if let Err(error) = app.publisher.publish_control(&Control::Cancel { job: id }).await {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        tracing::warn!(job.id = %id, error, "tell the workers to stop a job");
+    }
+}
+
+async fn answer(app: &App, id: Uuid, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
+    let job = store::jobs::find_job(&app.pool, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
+    Ok((status, Json(view_of(app, job).await?)).into_response())
+}

@@ -1,0 +1,162 @@
+use chrono::{DateTime, TimeDelta, Utc};
+use reqwest::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{BOB, Behind, Web, database, november, problem, vhost, wait};
+use backing::Proxy;
+
+/// Where the job of a 202 is.
+fn location(response: &Response) -> String {
+    assert_eq!(response.status(), StatusCode::ACCEPTED);
+    response.headers()["location"].to_str().unwrap().to_owned()
+}
+
+fn december() -> Value {
+    json!({"report": "sales", "period": {"from": "2025-12-01", "to": "2025-12-31"}})
+}
+
+#[tokio::test]
+async fn a_repeat_under_the_same_key_is_the_same_job_published_once() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let other = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let first = location(&web.post_report_once("\"k-1\"", &november()).await);
+    // Said otherwise, it is the same: bare, in another order, with what is the default anyway.
+    let same = json!({"lane": "normal", "period": {"to": "2025-11-30", "from": "2025-11-01"}, "group_by": "day", "report": "sales"});
+    for (web, body) in [(&web, &november()), (&other, &same)] {
+        assert_eq!(location(&web.post_report_once("k-1", body).await), first);
+    }
+    let message = vhost.take("report.normal").await;
+    let headers = message.properties.headers().as_ref().unwrap().inner().clone();
+    assert_eq!(headers["payload_hash"].as_long_string().unwrap().to_string().len(), 64);
+    assert_eq!(vhost.ready("report.normal").await, Some(0));
+    web.stop().await;
+    other.stop().await;
+    vhost.finish(&[("tracker.lifecycle", 1)]).await;
+}
+
+#[tokio::test]
+async fn another_request_under_the_same_key_is_refused() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let first = location(&web.post_report_once("k", &november()).await);
+    let mut urgent = november();
+    urgent["lane"] = json!("urgent");
+    for other in [december(), urgent] {
+        problem(web.post_report_once("k", &other).await, 422, "idempotency-key-reused").await;
+    }
+    // The key is the caller's own.
+    let bobs =
+        web.client.post(web.url("/v1/reports")).bearer_auth(BOB).header("idempotency-key", "k").json(&december());
+    assert_ne!(location(&bobs.send().await.unwrap()), first);
+    assert_ne!(location(&web.post_report_once("l", &december()).await), first);
+    web.stop().await;
+    vhost.finish(&[("report.normal", 3), ("tracker.lifecycle", 3)]).await;
+}
+
+#[tokio::test]
+async fn two_requests_at_the_same_instant_on_two_processes_are_one_job() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let other = Web::start_connected(Behind::both(&vhost, &database)).await;
+    for round in 0..20 {
+        let key = format!("round-{round}");
+        let body = november();
+        let (one, two) = tokio::join!(web.post_report_once(&key, &body), other.post_report_once(&key, &body));
+        assert_eq!(location(&one), location(&two));
+        let key = format!("clash-{round}");
+        let december = december();
+        let (one, two) = tokio::join!(web.post_report_once(&key, &body), other.post_report_once(&key, &december));
+        let mut answers = [one.status().as_u16(), two.status().as_u16()];
+        answers.sort_unstable();
+        assert_eq!(answers, [202, 422], "one of two payloads");
+    }
+    web.stop().await;
+    other.stop().await;
+    vhost.finish(&[("report.normal", 40), ("tracker.lifecycle", 40)]).await;
+}
+
+#[tokio::test]
+async fn a_key_holds_across_the_outbox() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let without_broker = Web::start(Behind::database(&database)).await;
+    // Into the outbox first, then by way of a process that reaches the broker.
+    let first = location(&without_broker.post_report_once("k", &november()).await);
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
+    // The other way round.
+    let second = location(&web.post_report_once("l", &november()).await);
+    assert_eq!(location(&without_broker.post_report_once("l", &november()).await), second);
+    problem(without_broker.post_report_once("l", &december()).await, 422, "idempotency-key-reused").await;
+    assert_eq!(store::outbox::backlog(&web.pool).await.unwrap().due, 1);
+    web.stop().await;
+    without_broker.stop().await;
+    vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 1)]).await;
+}
+
+#[tokio::test]
+async fn what_was_refused_can_be_asked_for_again_under_its_key() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let (queue, exchange, key) = ("report.normal", pipeline::topology::JOBS, "report.render.normal");
+    vhost.channel().queue_unbind(queue.into(), exchange.into(), key.into(), Default::default()).await.unwrap();
+    problem(web.post_report_once("k", &november()).await, 503, "no-queue").await;
+    let (options, arguments) = (Default::default(), Default::default());
+    vhost.channel().queue_bind(queue.into(), exchange.into(), key.into(), options, arguments).await.unwrap();
+    location(&web.post_report_once("k", &november()).await);
+    web.stop().await;
+    vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 1)]).await;
+}
+
+#[tokio::test]
+async fn without_a_database_a_key_still_makes_one_job() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let proxy = Proxy::start(&database.url()).await;
+    let behind = Behind { database_url: proxy.url.clone(), ..Behind::both(&vhost, &database) };
+    let web = Web::start_connected(behind).await;
+    proxy.cut(true);
+    wait("the loss is noticed", async || !web.listening()).await;
+    let first = location(&web.post_report_once("k", &november()).await);
+    // Unchecked, so published again; whoever does it knows it by its id.
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    for _ in 0..2 {
+        let message = vhost.take("report.normal").await;
+        assert!(first.ends_with(message.properties.message_id().as_ref().unwrap().as_str()));
+    }
+    proxy.cut(false);
+    wait("the database is heard again", async || web.listening()).await;
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    web.stop().await;
+    vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 3)]).await;
+}
+
+#[tokio::test]
+async fn a_dated_request_can_be_repeated_after_its_date() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let due: DateTime<Utc> = Utc::now() + TimeDelta::seconds(2);
+    let mut body = november();
+    body["run_at"] = json!(due);
+    let first = location(&web.post_report_once("k", &body).await);
+    wait("the date is over", async || Utc::now() > due).await;
+    assert_eq!(location(&web.post_report_once("k", &body).await), first);
+    let late = problem(web.post_report_once("l", &body).await, 422, "validation").await;
+    assert_eq!(late["errors"][0]["field"], "run_at");
+    body["run_at"] = json!(due - TimeDelta::seconds(1));
+    problem(web.post_report_once("k", &body).await, 422, "idempotency-key-reused").await;
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_none_is_refused_and_nothing_is_enqueued() {
+    let vhost = vhost().await;
+    let web = Web::start_connected(Behind::broker(&vhost)).await;
+    for bad in ["", "\"\"", "a b", "\"a", &"k".repeat(256)] {
+        problem(web.post_report_once(bad, &november()).await, 400, "idempotency-key-invalid").await;
+    }
+    let twice = web.post("/v1/reports", &november()).header("idempotency-key", "a").header("idempotency-key", "b");
+    problem(twice.send().await.unwrap(), 400, "idempotency-key-invalid").await;
+    web.stop().await;
+    vhost.finish(&[]).await;
+}
