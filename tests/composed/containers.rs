@@ -68,15 +68,6 @@ impl Containers {
         self.each("start", &[]);
     }
 
-    /// Freezes them: their connections stay, and nobody answers.
-    pub(crate) fn pause(&self) {
-        self.each("pause", &[]);
-    }
-
-    pub(crate) fn unpause(&self) {
-        self.each("unpause", &[]);
-    }
-
     /// Since when each runs, and how often the engine had to start it again.
     pub(crate) fn starts(&self) -> Vec<String> {
         self.inspect("{{.Name}} {{.State.StartedAt}} {{.RestartCount}}")

@@ -49,21 +49,11 @@ async fn a_web_that_lost_the_broker_takes_work_in_time_serves_the_rest_and_each_
     caller.ended(&earlier).await;
     let broker = copies_of("rabbitmq");
     let mut ids = Vec::new();
-    // Frozen, it takes messages and confirms none; then it is gone.
-    broker.pause();
-    for web in [0, 1] {
-        ids.push(taken_in_time(&alice().at(web)).await);
-    }
-    for id in &ids {
-        assert_eq!(caller.job(id).await["state"], "queued", "the broker has not taken it");
-    }
-    broker.unpause();
     broker.kill();
     for _ in 0..6 {
         ids.push(taken_in_time(&caller).await);
     }
-    // What the frozen one had been sent it may have taken after all: the same jobs, by their ids.
-    for id in &ids[2..] {
+    for id in &ids {
         assert_eq!(caller.job(id).await["state"], "queued");
     }
     assert_eq!(caller.job(&earlier).await["state"], "succeeded");
