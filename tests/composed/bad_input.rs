@@ -1,7 +1,7 @@
-use reqwest::StatusCode;
+use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{Caller, alice, bob, database, sales};
+use crate::harness::{Caller, alice, bob, database, sales, url};
 
 /// What is wrong, content type, body, status, the field that is named.
 type Row = (&'static str, &'static str, Vec<u8>, StatusCode, Option<&'static str>);
@@ -60,5 +60,6 @@ async fn a_caller_sees_its_own_jobs_and_reports_only() {
     for path in [format!("/v1/jobs/{id}"), format!("/v1/jobs/{id}/events"), format!("/v1/reports/{id}/pdf")] {
         assert_eq!(bob().get(&path).await.status(), StatusCode::NOT_FOUND, "{path}");
         assert_eq!(Caller::new("nobody").get(&path).await.status(), StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(Client::new().get(url(&path)).send().await.unwrap().status(), StatusCode::UNAUTHORIZED, "{path}");
     }
 }

@@ -1,21 +1,30 @@
-//! What a caller, a reader of mail and an operator do.
+//! What a caller and a reader of mail do, and what whoever looks into the database and the broker sees.
 
-use std::process::{Command, Output};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::{AMQPValue, FieldTable};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, Decode, PgConnection, Postgres, Type};
 use tokio::time::Instant;
+
+use crate::containers::copies_of;
 
 /// Long enough for a retry on a loaded machine; a test that waits this long has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(180);
+
+/// Where the copies of web are published.
+const WEB_PORTS: [&str; 2] = ["POSTROOM_WEB_PORT", "POSTROOM_WEB_2_PORT"];
 
 /// A caller of the HTTP API.
 pub(crate) struct Caller {
     client: Client,
     token: &'static str,
+    /// The one copy of web that it asks; else each in turn, as through a load balancer.
+    web: Option<usize>,
 }
 
 /// One server-sent event.
@@ -33,8 +42,14 @@ pub(crate) fn bob() -> Caller {
     Caller::new(backing::composed("POSTROOM_TOKEN_BOB"))
 }
 
+/// An address of web; each time another copy's.
 pub(crate) fn url(path: &str) -> String {
-    format!("http://127.0.0.1:{}{path}", backing::composed("POSTROOM_WEB_PORT"))
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    url_of(ASKED.fetch_add(1, Ordering::Relaxed) % WEB_PORTS.len(), path)
+}
+
+fn url_of(web: usize, path: &str) -> String {
+    format!("http://127.0.0.1:{}{path}", backing::composed(WEB_PORTS[web]))
 }
 
 /// The body that asks for a sales report.
@@ -44,21 +59,30 @@ pub(crate) fn sales(from: &str, to: &str) -> Value {
 
 impl Caller {
     pub(crate) fn new(token: &'static str) -> Self {
-        Self { client: Client::builder().timeout(DEADLINE).build().unwrap(), token }
+        Self { client: Client::builder().timeout(DEADLINE).build().unwrap(), token, web: None }
+    }
+
+    /// The same caller, who asks one copy of web only: 0 or 1.
+    pub(crate) fn at(self, web: usize) -> Self {
+        Self { web: Some(web), ..self }
+    }
+
+    fn url(&self, path: &str) -> String {
+        self.web.map_or_else(|| url(path), |web| url_of(web, path))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
-        self.client.get(url(path)).bearer_auth(self.token).send().await.expect("web answers")
+        self.client.get(self.url(path)).bearer_auth(self.token).send().await.expect("web answers")
     }
 
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Response {
-        self.client.post(url(path)).bearer_auth(self.token).json(body).send().await.expect("web answers")
+        self.client.post(self.url(path)).bearer_auth(self.token).json(body).send().await.expect("web answers")
     }
 
     /// Sends any body as any content type.
     pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: Vec<u8>) -> Response {
         let request =
-            self.client.post(url(path)).bearer_auth(self.token).header("content-type", content_type).body(body);
+            self.client.post(self.url(path)).bearer_auth(self.token).header("content-type", content_type).body(body);
         request.send().await.expect("web answers")
     }
 
@@ -84,8 +108,11 @@ impl Caller {
     pub(crate) async fn ended(&self, id: &str) -> Value {
         let end = Instant::now() + DEADLINE;
         loop {
-            let request =
-                self.client.get(url(&format!("/v1/jobs/{id}"))).bearer_auth(self.token).header("prefer", "wait=10");
+            let request = self
+                .client
+                .get(self.url(&format!("/v1/jobs/{id}")))
+                .bearer_auth(self.token)
+                .header("prefer", "wait=10");
             if let Ok(response) = request.send().await
                 && response.status() == StatusCode::OK
             {
@@ -101,6 +128,14 @@ impl Caller {
         }
     }
 
+    /// The job, asked for once, as soon as it is final or the wait is over.
+    pub(crate) async fn waited(&self, id: &str, seconds: u32) -> Value {
+        let request = self.client.get(self.url(&format!("/v1/jobs/{id}"))).bearer_auth(self.token);
+        let response = request.header("prefer", format!("wait={seconds}")).send().await.expect("web answers");
+        assert_eq!(response.headers()["preference-applied"], format!("wait={seconds}"));
+        response.json().await.unwrap()
+    }
+
     /// The job's events until the stream ends by itself.
     pub(crate) async fn events(&self, id: &str, after: Option<u64>) -> Vec<SentEvent> {
         let mut events = Vec::new();
@@ -114,7 +149,7 @@ impl Caller {
 
     /// Hears the job's events until `go_on` says no, or the stream ends.
     pub(crate) async fn each_event(&self, id: &str, after: Option<u64>, mut go_on: impl FnMut(&SentEvent) -> bool) {
-        let mut request = self.client.get(url(&format!("/v1/jobs/{id}/events"))).bearer_auth(self.token);
+        let mut request = self.client.get(self.url(&format!("/v1/jobs/{id}/events"))).bearer_auth(self.token);
         if let Some(after) = after {
             request = request.header("last-event-id", after.to_string());
         }
@@ -145,6 +180,13 @@ impl Caller {
         assert_eq!(response.headers()["content-type"], "application/pdf");
         response.bytes().await.unwrap().to_vec()
     }
+}
+
+/// What each run of a job told, the first run first.
+pub(crate) fn runs(job: &Value) -> Vec<Vec<&str>> {
+    let timeline = job["timeline"].as_array().expect("a timeline").iter().filter(|run| run["run_id"].is_string());
+    let events = timeline.map(|run| run["events"].as_array().expect("its events").iter());
+    events.map(|events| events.filter_map(|event| event["type"].as_str()).collect()).collect()
 }
 
 fn parse_event(block: &str) -> Option<SentEvent> {
@@ -179,18 +221,13 @@ pub(crate) async fn mail_arrived(report: &str) -> Vec<Value> {
 pub(crate) async fn all_work_done() {
     let end = Instant::now() + DEADLINE;
     loop {
-        let broker = Container("rabbitmq").name();
-        let list = run(
-            "docker",
-            &["exec", &broker, "rabbitmqctl", "--quiet", "list_queues", "--vhost", "postroom", "name", "messages"],
-        );
-        let list = String::from_utf8(list.stdout).unwrap();
+        let list = ["rabbitmqctl", "--quiet", "list_queues", "--vhost", "postroom", "name", "messages"];
+        let list = copies_of("rabbitmq").run(&list);
         let busy = list.lines().filter(|line| {
             let (queue, count) = line.split_once('\t').unwrap_or_default();
-            ["report.normal", "email.normal", "report.delay.", "email.delay."]
-                .iter()
-                .any(|part| queue.starts_with(part))
-                && count != "0"
+            // In a lane or a delay; what died lies still.
+            let works = ["report.", "email."].iter().any(|worker| queue.starts_with(worker));
+            works && !queue.ends_with(".dead") && count != "0"
         });
         if list.contains("report.normal") && busy.count() == 0 {
             return;
@@ -221,49 +258,51 @@ pub(crate) async fn database() -> PgConnection {
         .expect("PostgreSQL answers")
 }
 
-/// Runs a program to its end; its output.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
+/// Asks the database until it has an answer about one id.
+async fn known<T>(query: &'static str, id: &str) -> T
+where
+    T: Send + Unpin + for<'row> Decode<'row, Postgres> + Type<Postgres>,
+{
+    let end = Instant::now() + DEADLINE;
+    let mut database = database().await;
+    loop {
+        if let Some(answer) = sqlx::query_scalar(query).bind(id).fetch_optional(&mut database).await.unwrap() {
+            return answer;
+        }
+        assert!(Instant::now() < end, "no row for {id}: {query}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
-/// A container of the composed system.
-pub(crate) struct Container(pub(crate) &'static str);
+/// Which process began the first run of a job, once it told: `<service>@<host>:<process id>`.
+pub(crate) async fn who_began(id: &str) -> String {
+    known(
+        "SELECT worker FROM job_events WHERE job_id = $1::uuid AND event_type = 'job.started' ORDER BY number LIMIT 1",
+        id,
+    )
+    .await
+}
 
-impl Container {
-    fn name(&self) -> String {
-        #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
-        let project = std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned());
-        format!("{project}-{}-1", self.0)
-    }
+/// Waits until the worker that sent a mail has noted that.
+pub(crate) async fn noted_as_sent(mail: &Value) {
+    let message_id = mail["headers"]["message-id"].as_str().expect("a Message-ID");
+    let job = message_id.trim_start_matches('<').split('@').next().expect("the id of its job");
+    let _: bool = known("SELECT true FROM sent_mails WHERE job_id = $1::uuid AND sent_at IS NOT NULL", job).await;
+}
 
-    /// Ends it with no chance to say a word.
-    pub(crate) fn kill(&self) {
-        run("docker", &["kill", "--signal", "KILL", &self.name()]);
-    }
-
-    /// Asks it to end, as an orchestrator would, and waits; its exit code.
-    pub(crate) fn stop(&self) -> i32 {
-        run("docker", &["stop", "--time", "30", &self.name()]);
-        self.inspect("{{.State.ExitCode}}").parse().unwrap()
-    }
-
-    pub(crate) fn start(&self) {
-        run("docker", &["start", &self.name()]);
-    }
-
-    fn inspect(&self, what: &str) -> String {
-        let output = run("docker", &["inspect", "--format", what, &self.name()]);
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Waits until its health check is content.
-    pub(crate) async fn healthy(&self) {
-        let end = Instant::now() + DEADLINE;
-        while self.inspect("{{.State.Health.Status}}") != "healthy" {
-            assert!(Instant::now() < end, "{} is not healthy", self.0);
-            tokio::time::sleep(Duration::from_millis(250)).await;
-        }
-    }
+/// The broker refuses every event of a type, until the connection is closed: a queue that takes nothing is bound for it.
+pub(crate) async fn refuse_events(event: &str) -> lapin::Connection {
+    let (password, port) = (backing::broker_password("operator"), backing::composed("POSTROOM_AMQP_PORT"));
+    let (connection, channel) =
+        backing::connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
+    let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
+    let mut arguments = FieldTable::default();
+    arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
+    arguments.insert("x-max-length".into(), AMQPValue::LongInt(0));
+    arguments.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    let queue = channel.queue_declare("".into(), options, arguments).await.unwrap();
+    let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+    let exchange = "postroom.events".into();
+    channel.queue_bind(queue.name().clone(), exchange, event.into(), options, arguments).await.unwrap();
+    connection
 }

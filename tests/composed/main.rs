@@ -3,7 +3,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that fails says so")]
 
+mod absent;
 mod bad_input;
+mod containers;
+mod copies;
 mod faults;
 mod harness;
 mod main_job;

@@ -3,7 +3,8 @@ use std::collections::BTreeSet;
 use reqwest::{Client, StatusCode};
 use sqlx::Row;
 
-use crate::harness::{alice, attachment, database, mail_arrived, mails_about, run, sales, url};
+use crate::containers::run;
+use crate::harness::{alice, attachment, database, mail_arrived, mails_about, sales, url};
 
 /// One report from the POST to the inbox, looked at from every side.
 #[tokio::test]

@@ -81,9 +81,10 @@ struct Watch {
 
 impl Watch {
     async fn run(self, mut checks: mpsc::Receiver<oneshot::Sender<bool>>) {
-        while let Some(check) = checks.recv().await {
+        // Once at start, so that nothing is begun that cannot be done, and health knows.
+        let mut asked = Vec::new();
+        loop {
             let answer = self.ask().await;
-            let mut asked = vec![check];
             while let Ok(check) = checks.try_recv() {
                 asked.push(check);
             }
@@ -94,7 +95,7 @@ impl Watch {
                     away.insert(self.name);
                 });
             }
-            for check in asked {
+            for check in asked.drain(..) {
                 reply(check, answer.is_err());
             }
             if answer.is_err() {
@@ -105,6 +106,10 @@ impl Watch {
                 self.away.send_modify(|away| {
                     away.remove(self.name);
                 });
+            }
+            match checks.recv().await {
+                Some(check) => asked.push(check),
+                None => return,
             }
         }
     }

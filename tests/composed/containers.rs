@@ -1,0 +1,188 @@
+//! What an operator does: the composed system's containers, killed, stopped, started and asked how they are.
+
+use std::collections::BTreeMap;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::harness::DEADLINE;
+
+/// The services that are not ours.
+const BACKING: [&str; 3] = ["rabbitmq", "postgres", "mail"];
+/// What a part of `/readyz` says when it can do its work.
+const READY: [&str; 3] = ["connected", "consuming", "listening"];
+
+/// Some containers of the composed system, by name or id.
+pub(crate) struct Containers(Vec<String>);
+
+/// Every copy of a service, as compose names it.
+pub(crate) fn copies_of(service: &str) -> Containers {
+    let found = all().into_iter().filter(|(_, of)| of == service).map(|(name, _)| name).collect::<Vec<_>>();
+    assert!(!found.is_empty(), "no container of {service}: run compose/up");
+    Containers(found)
+}
+
+/// Every copy of every service of ours.
+pub(crate) fn ours() -> Containers {
+    let ours = all().into_iter().filter(|(_, service)| !BACKING.contains(&service.as_str()));
+    Containers(ours.map(|(name, _)| name).collect())
+}
+
+/// The container in which a worker's process runs, by the name that its events bear: `<service>@<host>:<process id>`.
+pub(crate) fn container_of(worker: &str) -> Containers {
+    let host = worker.split_once('@').and_then(|(_, rest)| rest.split_once(':')).expect("a worker's name").0;
+    Containers(vec![host.to_owned()])
+}
+
+/// Name and service of each container that is to run all the time.
+fn all() -> Vec<(String, String)> {
+    #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
+    let project = std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned());
+    let project = format!("label=com.docker.compose.project={project}");
+    let filters = ["--filter", &project, "--filter", "label=com.docker.compose.oneoff=False"];
+    let format = ["--format", r#"{{.Names}} {{.Label "com.docker.compose.service"}}"#];
+    let list = docker(&[&["ps", "--all"], &filters[..], &format[..]].concat());
+    list.lines().filter_map(|line| line.split_once(' ')).map(|(name, of)| (name.to_owned(), of.to_owned())).collect()
+}
+
+impl Containers {
+    /// These and others.
+    pub(crate) fn and(mut self, others: Self) -> Self {
+        self.0.extend(others.0);
+        self
+    }
+
+    /// Ends them with no chance to say a word.
+    pub(crate) fn kill(&self) {
+        self.each("kill", &["--signal", "KILL"]);
+    }
+
+    /// Asks them to end, as an orchestrator would, and waits; their exit codes.
+    pub(crate) fn stop(&self) -> Vec<String> {
+        self.each("stop", &["--time", "30"]);
+        self.inspect("{{.State.ExitCode}}")
+    }
+
+    pub(crate) fn start(&self) {
+        self.each("start", &[]);
+    }
+
+    /// Since when each runs, and how often the engine had to start it again.
+    pub(crate) fn starts(&self) -> Vec<String> {
+        self.inspect("{{.Name}} {{.State.StartedAt}} {{.RestartCount}}")
+    }
+
+    /// Runs a program in the first of them; what it wrote.
+    pub(crate) fn run(&self, program: &[&str]) -> String {
+        docker(&[&["exec", &self.0[0]], program].concat())
+    }
+
+    /// Waits until the health check of each is content.
+    pub(crate) async fn healthy(&self) {
+        self.until("healthy", |name| docker(&["inspect", "--format", "{{.State.Health.Status}}", name]) == "healthy")
+            .await;
+    }
+
+    /// Waits until each says that it is alive.
+    pub(crate) async fn alive(&self) {
+        self.until("alive", |name| ask(name, "/livez").is_some_and(|(status, _)| status == 200)).await;
+    }
+
+    /// Waits until each says that it can do all of its work.
+    pub(crate) async fn ready(&self) {
+        self.until("ready", |name| ask(name, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+    }
+
+    /// Waits until they have done so many jobs of a kind since they were started, all together.
+    pub(crate) async fn have_done(&self, kind: &str, jobs: u64) {
+        let end = Instant::now() + DEADLINE;
+        let counter = format!("jobs_total{{kind=\"{kind}\",outcome=\"succeeded\"}} ");
+        loop {
+            let metrics = self.0.iter().filter_map(|name| ask(name, "/metrics"));
+            let counts = metrics.map(|(_, text)| {
+                text.lines().find_map(|line| line.strip_prefix(&counter)?.parse::<u64>().ok()).unwrap_or_default()
+            });
+            let done: u64 = counts.sum();
+            if done == jobs {
+                return;
+            }
+            assert!(Instant::now() < end, "{done} jobs of {kind} done, not {jobs}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Waits until just these parts of them cannot do their work, each as `web database`.
+    pub(crate) async fn lack(&self, parts: &[&str]) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let missing = self.missing_parts();
+            if missing == parts {
+                return;
+            }
+            assert!(Instant::now() < end, "{missing:?} cannot work, not {parts:?}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// The parts that cannot do their work, as each container's `/readyz` tells.
+    fn missing_parts(&self) -> Vec<String> {
+        let mut missing = Vec::new();
+        for name in &self.0 {
+            let (status, body) = ask(name, "/readyz").expect("the service says how it is");
+            let parts: BTreeMap<String, String> = serde_json::from_str(&body).expect("readiness by part");
+            let format = r#"{{index .Config.Labels "com.docker.compose.service"}}"#;
+            let service = docker(&["inspect", "--format", format, name]);
+            let waits = parts.iter().filter(|(_, state)| !READY.contains(&state.as_str()));
+            let waits: Vec<String> = waits.map(|(part, _)| format!("{service} {part}")).collect();
+            assert_eq!(status == 200, waits.is_empty(), "{service}: {status} {body}");
+            missing.extend(waits);
+        }
+        missing.sort();
+        missing.dedup();
+        missing
+    }
+
+    async fn until(&self, what: &str, question: impl Fn(&str) -> bool) {
+        let end = Instant::now() + DEADLINE;
+        for name in &self.0 {
+            while !question(name) {
+                assert!(Instant::now() < end, "{name} is not {what}");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+
+    fn each(&self, command: &str, options: &[&str]) {
+        let names: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        docker(&[&[command], options, &names].concat());
+    }
+
+    fn inspect(&self, what: &str) -> Vec<String> {
+        let names: Vec<&str> = self.0.iter().map(String::as_str).collect();
+        let output = docker(&[&["inspect", "--format", what], &names[..]].concat());
+        output.lines().map(ToOwned::to_owned).collect()
+    }
+}
+
+/// Asks a container's health port, which is not published; `None` while nobody answers.
+fn ask(name: &str, path: &str) -> Option<(u16, String)> {
+    let request = format!(
+        r"exec 3<>/dev/tcp/127.0.0.1/9090 && printf 'GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' >&3 && cat <&3"
+    );
+    let output = Command::new("docker").args(["exec", name, "bash", "-c", &request]).output().expect("docker runs");
+    let answer = String::from_utf8(output.stdout).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+fn docker(arguments: &[&str]) -> String {
+    String::from_utf8(run("docker", arguments).stdout).expect("text").trim().to_owned()
+}
+
+/// Runs a program to its end; its output.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output
+}
