@@ -33,13 +33,18 @@ async fn services_that_start_without_the_broker_take_work_and_do_it_once_it_is_b
     let broker = copies_of("rabbitmq");
     let parts = [
         "dispatcher publishing",
+        "dispatcher topology",
         "email-worker consuming",
         "email-worker publishing",
+        "email-worker topology",
         "pdf-report consuming",
         "pdf-report publishing",
+        "pdf-report topology",
         "web publishing",
+        "web topology",
         "web tracking",
         "web-2 publishing",
+        "web-2 topology",
         "web-2 tracking",
     ];
     let ours = started_without(&broker, &parts).await;

@@ -59,7 +59,9 @@ pub(crate) fn sales(from: &str, to: &str) -> Value {
 
 impl Caller {
     pub(crate) fn new(token: &'static str) -> Self {
-        Self { client: Client::builder().timeout(DEADLINE).build().unwrap(), token, web: None }
+        // Web closes a connection that rests for 5 s; one that is used in that very moment would break off.
+        let client = Client::builder().timeout(DEADLINE).pool_idle_timeout(Duration::from_secs(2));
+        Self { client: client.build().unwrap(), token, web: None }
     }
 
     /// The same caller, who asks one copy of web only: 0 or 1.
