@@ -49,9 +49,11 @@ pub(crate) trait Consumes: Send + Sync + 'static {
     fn put_back(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static;
 }
 
-/// The right and the duty to settle one delivery.
+/// The right and the duty to settle one delivery. Dropped unsettled, it gives the whole session up: the channel is closed, and
+/// the broker delivers again what was not acked.
 pub(crate) struct Settle {
     tag: u64,
+    told: bool,
     settled: mpsc::Sender<Settled>,
     /// Cancelled when the delivery can no longer be settled: the broker gives it to somebody else.
     pub(crate) lost: CancellationToken,
@@ -59,19 +61,28 @@ pub(crate) struct Settle {
 
 impl Settle {
     /// Acks the delivery, without waiting for it. `false` when it can no longer be settled.
-    pub(crate) fn done(self) -> bool {
+    pub(crate) fn done(mut self) -> bool {
         self.tell(Settled::Done(self.tag))
     }
 
     /// Rejects the delivery: the broker moves it to its dead letters.
-    pub(crate) async fn reject(self, delivery: &Delivery) -> bool {
+    pub(crate) async fn reject(mut self, delivery: &Delivery) -> bool {
         let rejected = delivery.acker.reject(BasicRejectOptions { requeue: false });
         matches!(timeout(CALL_DEADLINE, rejected).await, Ok(Ok(true))) && self.tell(Settled::Rejected(self.tag))
     }
 
-    fn tell(&self, settled: Settled) -> bool {
+    fn tell(&mut self, settled: Settled) -> bool {
         // There is room for each delivery that may be open at once, and each is told once.
-        !self.lost.is_cancelled() && self.settled.try_send(settled).is_ok()
+        self.told = !self.lost.is_cancelled() && self.settled.try_send(settled).is_ok();
+        self.told
+    }
+}
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        if !self.told {
+            self.lost.cancel();
+        }
     }
 }
 
@@ -238,7 +249,7 @@ impl<C: Consumes> Session<'_, C> {
     }
 
     fn settle(&self, delivery: &Delivery) -> Settle {
-        Settle { tag: delivery.delivery_tag, settled: self.settled.clone(), lost: self.lost.clone() }
+        Settle { tag: delivery.delivery_tag, told: false, settled: self.settled.clone(), lost: self.lost.clone() }
     }
 
     /// Begins nothing more. `held` is a delivery that was taken and not begun.

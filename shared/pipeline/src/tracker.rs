@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::message::Delivery;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -102,16 +103,26 @@ impl Consumes for Tracked {
         let known = match read(queue, &delivery) {
             Ok(Some(news)) => match self.items.try_send(Item { news, kept }) {
                 Ok(()) => Known::Asked(answer),
-                Err(_) => Known::Ended,
+                // What an earlier session left there, while the store is away, takes the room.
+                Err(TrySendError::Full(item)) => Known::Waits(item, answer),
+                Err(TrySendError::Closed(_)) => Known::Ended,
             },
             Ok(None) => Known::Kept(Ok(())),
             Err(reason) => Known::Kept(Err(reason)),
         };
+        let items = self.items.clone();
         async move {
             let lost = settle.lost.clone();
+            let known = match known {
+                Known::Waits(item, answer) => match lost.run_until_cancelled(items.send(item)).await {
+                    Some(Ok(())) => Known::Asked(answer),
+                    _ => return,
+                },
+                known => known,
+            };
             let kept = match known {
                 Known::Kept(kept) => kept,
-                Known::Ended => return,
+                Known::Ended | Known::Waits(..) => return,
                 // Unsettled, the broker delivers it again when the channel closes.
                 Known::Asked(answer) => match lost.run_until_cancelled(answer).await {
                     Some(Ok(kept)) => kept,
@@ -141,6 +152,7 @@ impl Consumes for Tracked {
 enum Known {
     Kept(Result<(), String>),
     Asked(oneshot::Receiver<Result<(), String>>),
+    Waits(Item, oneshot::Receiver<Result<(), String>>),
     Ended,
 }
 

@@ -76,7 +76,7 @@ pub async fn put_in(connection: &mut PgConnection, job: &NewJob, row: &NewOutbox
 }
 
 /// Takes the unsent row of a job out again and writes `job.cancelled` into its timeline: both or neither. False when there is
-/// no such row: it was sent, a dispatcher is sending it right now, or the job is not `owner`'s.
+/// no such row: it was sent, a dispatcher is sending it right now, the job has begun all the same, or it is not `owner`'s.
 ///
 /// An earlier attempt at sending may have reached the broker unconfirmed; who then gets the message finds the job final.
 ///
@@ -89,7 +89,7 @@ pub async fn cancel(pool: &PgPool, job_id: Uuid, owner: &str) -> Result<bool, Da
             "DELETE FROM outbox WHERE job_id = (
                  SELECT job_id FROM outbox
                  WHERE job_id = $1 AND sent_at IS NULL AND set_aside_at IS NULL
-                   AND EXISTS (SELECT FROM jobs WHERE id = $1 AND owner = $2)
+                   AND EXISTS (SELECT FROM jobs WHERE id = $1 AND owner = $2 AND state = 'queued')
                  FOR UPDATE SKIP LOCKED)
              RETURNING kind",
         )

@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use backing::Vhost;
+use futures_util::future::join_all;
 use pipeline::{Done, JobContext, News, TrackError, TrackEvents};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -12,7 +13,7 @@ use crate::harness::{Notes, With, Worker, broker, job, vhost};
 
 struct Tracking {
     notes: Notes,
-    refusals: AtomicU32,
+    refusals: Arc<AtomicU32>,
     /// The job whose events cannot be kept.
     unwanted: Option<Uuid>,
 }
@@ -51,7 +52,7 @@ async fn track(vhost: &Vhost, refusals: u32, unwanted: Option<Uuid>) -> Vec<Stri
         wanted += usize::try_from(vhost.ready(queue).await.unwrap()).unwrap();
     }
     let (notes, drain) = (Notes::default(), CancellationToken::new());
-    let tracking = Tracking { notes: notes.clone(), refusals: refusals.into(), unwanted };
+    let tracking = Tracking { notes: notes.clone(), refusals: Arc::new(refusals.into()), unwanted };
     let task = tokio::spawn(broker.track(tracking, drain.clone()));
     if unwanted.is_some() {
         wanted -= 1;
@@ -170,6 +171,39 @@ async fn a_tracker_whose_store_is_away_keeps_every_event_for_later() {
     assert_eq!(kept.len(), 10);
     assert_eq!(kept.iter().collect::<std::collections::BTreeSet<_>>().len(), 10);
     vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_tracker_that_loses_its_connection_while_its_store_is_away_keeps_every_event_in_the_end() {
+    let vhost = vhost().await;
+    let worker = Worker::start(&vhost, 16, With(|_, _| async { Ok(Done::empty()) })).await;
+    let publisher = worker.broker.publisher();
+    // More than it holds at once.
+    let jobs: Vec<_> = (0..300).map(|_| job("")).collect();
+    for published in join_all(jobs.iter().map(|job| publisher.publish_job(job))).await {
+        published.unwrap();
+    }
+    vhost.wait("all are done", || async { vhost.ready("tracker.lifecycle").await >= Some(300) }).await;
+    worker.stop().await;
+
+    let broker = broker(&vhost, "web").await;
+    let (notes, drain, refusals) = (Notes::default(), CancellationToken::new(), Arc::new(AtomicU32::new(u32::MAX)));
+    let tracking = Tracking { notes: notes.clone(), refusals: Arc::clone(&refusals), unwanted: None };
+    let task = tokio::spawn(broker.track(tracking, drain.clone()));
+    for _ in 0..2 {
+        vhost.wait("it holds what it may", || async { vhost.ready("tracker.lifecycle").await < Some(100) }).await;
+        vhost.wait("its connections are cut", || async { vhost.close_connections().await > 0 }).await;
+        vhost.wait("they are gone", || async { vhost.ready("tracker.lifecycle").await >= Some(300) }).await;
+    }
+    refusals.store(0, Ordering::SeqCst);
+    let all = || jobs.iter().all(|job| notes.all().contains(&format!("job.succeeded {}", job.id)));
+    vhost.wait("all are kept", || async { all() }).await;
+    vhost.wait_ready("tracker.lifecycle", 0).await;
+    drain.cancel();
+    task.await.unwrap();
+    broker.close().await;
+    let progress = vhost.ready("tracker.progress").await.unwrap();
+    vhost.finish(&[("tracker.progress", progress)]).await;
 }
 
 #[tokio::test]

@@ -24,7 +24,7 @@ pub enum JobMark {
     Open,
     /// Its owner wants it stopped.
     CancelRequested,
-    /// It has ended already, in this replay or a later one.
+    /// It has ended already, in this replay or a later one. A dead one that comes is meant to: somebody moved it back by hand.
     Final,
 }
 
@@ -63,7 +63,7 @@ pub async fn request_cancel(pool: &PgPool, id: Uuid, owner: &str) -> Result<Canc
 pub async fn mark_of(pool: &PgPool, id: Uuid, replays: u32) -> Result<JobMark, DatabaseError> {
     call(pool, "read the mark of the job", async |connection| {
         let marks: Option<(bool, bool)> = sqlx::query_as(
-            "SELECT finished_at IS NOT NULL AND replays >= $2 OR replays > $2, coalesce(cancel_replays >= $2, false)
+            "SELECT finished_at IS NOT NULL AND state <> 'dead' AND replays >= $2 OR replays > $2, coalesce(cancel_replays >= $2, false)
              FROM jobs WHERE id = $1",
         )
         .bind(id)

@@ -44,6 +44,14 @@ async fn a_job_that_has_ended_is_not_marked_but_says_how_it_ended() {
 }
 
 #[tokio::test]
+async fn a_dead_job_that_somebody_moved_back_by_hand_may_run() {
+    let store = TestStore::create().await;
+    let id = Uuid::new_v4();
+    apply(&store.pool, &event(id, JobEventType::Dead, 3)).await;
+    assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open);
+}
+
+#[tokio::test]
 async fn a_replay_takes_the_mark_away_and_outdates_older_copies() {
     let store = TestStore::create().await;
     let id = Uuid::new_v4();

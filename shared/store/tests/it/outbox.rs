@@ -13,7 +13,7 @@ use store::outbox::{Batch, DUE_CHANNEL, NewOutboxRow, Outcome, Put, backlog, can
 use uuid::Uuid;
 
 use crate::TestStore;
-use crate::jobs::{job, new_job};
+use crate::jobs::{apply, event, job, new_job};
 
 fn row(due_at: Option<DateTime<Utc>>) -> NewOutboxRow {
     NewOutboxRow { message: json!({"kind": "noop.run", "payload": "\0"}), due_at }
@@ -187,6 +187,11 @@ async fn a_row_is_taken_out_by_its_owner_while_it_is_not_on_its_way() {
     take(&store.pool).await.finish(&[(sent, Outcome::Sent)]).await.unwrap();
     assert!(!cancel(&store.pool, sent, "alice").await.unwrap());
     assert_eq!(job(&store.pool, sent).await.state, JobState::Queued);
+
+    // Sent by somebody who could not mark it, and at work already.
+    let begun = put_now(&store.pool).await;
+    apply(&store.pool, &event(begun, JobEventType::Started, 1)).await;
+    assert!(!cancel(&store.pool, begun, "alice").await.unwrap());
 }
 
 #[tokio::test]
