@@ -1,6 +1,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use backing::Vhost;
+use futures_util::future::join_all;
 use pipeline::{BrokerState, Done, Failure, Handlers, JobContext};
 
 use crate::harness::{Notes, With, Worker, broker, job, vhost};
@@ -21,6 +23,12 @@ impl Relay {
         self.away.store(away, Ordering::SeqCst);
     }
 
+    /// Goes away once the worker has asked, as it does at its start: then a run is what notices.
+    async fn leave(&self, vhost: &Vhost) {
+        vhost.wait("the first probe", || async { self.probes.load(Ordering::SeqCst) > 0 }).await;
+        self.set_away(true);
+    }
+
     /// A handler that needs it, and the probe that asks it.
     fn handlers(&self, runs: &Notes) -> Handlers {
         let (relay, runs) = (self.clone(), runs.clone());
@@ -36,8 +44,8 @@ impl Relay {
         });
         let relay = self.clone();
         Handlers::new().register(handler).dependency("relay", move || {
-            relay.probes.fetch_add(1, Ordering::SeqCst);
             let away = relay.is_away();
+            relay.probes.fetch_add(1, Ordering::SeqCst);
             async move { if away { Err("connection refused") } else { Ok(()) } }
         })
     }
@@ -48,15 +56,15 @@ async fn a_long_outage_buries_nothing_spends_no_attempt_and_work_goes_on_after_i
     let vhost = vhost().await;
     let (relay, runs) = (Relay::default(), Notes::default());
     let mut retrying = vhost.listen("postroom.events", "job.retrying").await;
-    relay.set_away(true);
+    let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
+    relay.leave(&vhost).await;
     let publishing = broker(&vhost, "noop-worker").await;
     let publisher = publishing.publisher();
     let jobs: Vec<_> = (0..60).map(|_| job("")).collect();
-    // There before the worker is: it takes them all in hand, and begins a few.
-    for job in &jobs[..40] {
-        publisher.publish_job(job).await.unwrap();
+    // All at once: it takes many in hand, and begins a few.
+    for published in join_all(jobs[..40].iter().map(|job| publisher.publish_job(job))).await {
+        published.unwrap();
     }
-    let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
     let state = worker.broker.consuming_state();
     vhost.wait("paused", || async { state() == BrokerState::Paused(vec!["relay"]) }).await;
     let (_, event) = retrying.next_json().await;
@@ -104,7 +112,7 @@ async fn events_of_a_run_after_an_outage_come_after_those_before_it() {
     let (relay, runs) = (Relay::default(), Notes::default());
     let mut events = vhost.listen_to("postroom.events", &["job.retrying", "job.succeeded"]).await;
     let worker = Worker::with(&vhost, 1, relay.handlers(&runs)).await;
-    relay.set_away(true);
+    relay.leave(&vhost).await;
     worker.broker.publisher().publish_job(&job("")).await.unwrap();
     let (_, before) = events.next_json().await;
     relay.set_away(false);
