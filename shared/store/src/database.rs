@@ -79,6 +79,16 @@ impl DatabaseError {
         }
     }
 
+    /// Whether the server refuses this user, password or database. It passes for whoever runs on while a password is being
+    /// changed, and is a mistake for whoever has just been started.
+    #[must_use]
+    pub fn is_refused_login(&self) -> bool {
+        let Self::Failed { source, .. } = self else {
+            return false;
+        };
+        source.as_database_error().and_then(|error| error.code()).is_some_and(|code| is_login_code(&code))
+    }
+
     pub(crate) fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> Self {
         move |source| Self::Failed { action, source }
     }
@@ -106,7 +116,7 @@ fn is_transient_code(code: &str) -> bool {
         // Shut down by the administrator; crashed; still starting.
         "57P01" | "57P02" | "57P03" => true,
         // A database that is still to be made; a password that is just being changed.
-        "3D000" | "28000" | "28P01" => true,
+        _ if is_login_code(code) => true,
         // A table or column that the migration to come will add.
         "42P01" | "42703" => true,
         // Read-only: a server that was just demoted.
@@ -114,6 +124,10 @@ fn is_transient_code(code: &str) -> bool {
         // Connection; transaction rollback (serialization, deadlock); resources (disk, memory, connections); system.
         _ => ["08", "40", "53", "58"].iter().any(|class| code.starts_with(class)),
     }
+}
+
+fn is_login_code(code: &str) -> bool {
+    ["3D000", "28000", "28P01"].contains(&code)
 }
 
 /// The pool for `settings`. Returns at once and connects when first used, so that a service starts without its

@@ -24,7 +24,9 @@ pub async fn migrate(pool: &PgPool, patience: Duration) -> anyhow::Result<()> {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let passes = error.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_transient);
+        let passes = error
+            .downcast_ref::<DatabaseError>()
+            .is_some_and(|error| error.is_transient() && !error.is_refused_login());
         if !passes || Instant::now() + PAUSE > give_up {
             return Err(error);
         }
