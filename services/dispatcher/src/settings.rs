@@ -37,7 +37,7 @@ pub struct RetentionSettings {
     pub days: KeptDays,
 }
 
-/// 1 to 3650 days.
+/// 3 to 3650 days: a mail may be tried for a day, and needs its report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "u16")]
 pub struct KeptDays(u16);
@@ -54,7 +54,7 @@ impl TryFrom<u16> for KeptDays {
     type Error = &'static str;
 
     fn try_from(days: u16) -> Result<Self, Self::Error> {
-        if (1..=3650).contains(&days) { Ok(Self(days)) } else { Err("retention.days must be 1 to 3650") }
+        if (3..=3650).contains(&days) { Ok(Self(days)) } else { Err("retention.days must be 3 to 3650") }
     }
 }
 
@@ -76,8 +76,8 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_for_no_time_or_for_ever() {
-        assert!(KeptDays::try_from(0).is_err() && KeptDays::try_from(3651).is_err());
-        assert_eq!(KeptDays::try_from(1).unwrap().length(), TimeDelta::days(1));
+    fn nothing_is_kept_for_less_than_a_mail_may_take_or_for_ever() {
+        assert!(KeptDays::try_from(2).is_err() && KeptDays::try_from(3651).is_err());
+        assert_eq!(KeptDays::try_from(3).unwrap().length(), TimeDelta::days(3));
     }
 }

@@ -67,7 +67,7 @@ impl Sweeper {
         while !drain.is_cancelled() && self.sweep_jobs(&mut sweep, before).await? {}
         while !drain.is_cancelled() && more("outbox", sweep.outbox(before, BATCH).await?) {}
         while !drain.is_cancelled() && more("firings", sweep.firings(before, BATCH).await?) {}
-        while !drain.is_cancelled() && more("idempotency_keys", sweep.idempotency_keys(now, BATCH).await?) {}
+        while !drain.is_cancelled() && more("idempotency_keys", sweep.idempotency_keys(before, BATCH).await?) {}
         while !drain.is_cancelled() && more("sent_mails", sweep.sent_mails(marks_before, BATCH).await?) {}
         sweep.finish().await?;
         Ok(true)

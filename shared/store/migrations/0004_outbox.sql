@@ -29,7 +29,7 @@ CREATE TABLE idempotency_keys (
     job_id     uuid        PRIMARY KEY,
     -- Of the payload: the same key with another payload is a mistake.
     hash       text        NOT NULL,
-    -- The key counts for 24 hours from here.
+    -- The key counts as long as its job is kept.
     claimed_at timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX idempotency_keys_by_time ON idempotency_keys (claimed_at);

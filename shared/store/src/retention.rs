@@ -5,7 +5,6 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::database::{DatabaseError, Held};
-use crate::idempotency;
 
 /// A number that nothing else in this database locks.
 const SWEEP_LOCK: i64 = 0x706f_7374_726f_6f6d;
@@ -111,16 +110,17 @@ impl Sweep {
         .await
     }
 
-    /// Deletes up to `limit` idempotency keys that no longer count; how many.
+    /// Deletes up to `limit` idempotency keys that were claimed before that moment and whose job is gone; how many.
     ///
     /// # Errors
     /// The database cannot be reached, or fails.
-    pub async fn idempotency_keys(&mut self, now: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
+    pub async fn idempotency_keys(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
         self.delete(
             "delete old idempotency keys",
             "DELETE FROM idempotency_keys WHERE job_id IN (
-                 SELECT job_id FROM idempotency_keys WHERE claimed_at < $1 LIMIT $2)",
-            now - idempotency::KEPT,
+                 SELECT job_id FROM idempotency_keys
+                 WHERE claimed_at < $1 AND NOT EXISTS (SELECT FROM jobs WHERE id = job_id) LIMIT $2)",
+            before,
             limit,
         )
         .await

@@ -59,7 +59,7 @@ async fn what_is_past_is_deleted_and_what_is_not_stays() {
     fixture.put(1).await;
     for (table, key, column, past, not_past) in [
         ("outbox", "job_id, kind, message, due_at, next_try_at", "sent_at", 31, 29),
-        ("idempotency_keys", "job_id, hash", "claimed_at", 2, 0),
+        ("idempotency_keys", "job_id, hash", "claimed_at", 31, 29),
         ("sent_mails", "job_id", "created_at", 91, 89),
     ] {
         for days in [past, not_past] {
@@ -124,7 +124,7 @@ async fn a_sweep_takes_as_many_batches_as_it_needs() {
     fixture
         .execute(
             "INSERT INTO idempotency_keys (job_id, hash, claimed_at)
-             SELECT gen_random_uuid(), 'hash', now() - interval '2 days' FROM generate_series(1, 1234)",
+             SELECT gen_random_uuid(), 'hash', now() - interval '31 days' FROM generate_series(1, 1234)",
         )
         .await;
     assert!(sweep(&fixture).await);

@@ -95,7 +95,7 @@ async fn rows_of_the_outbox_go_when_they_are_done_with() {
 }
 
 #[tokio::test]
-async fn keys_go_after_a_day_and_marks_of_mails_when_nobody_sends() {
+async fn keys_go_once_their_job_is_gone_and_marks_of_mails_when_nobody_sends() {
     let store = TestStore::create().await;
     let [old, young, held] = [(); 3].map(|()| Uuid::new_v4());
     for id in [old, young] {
@@ -108,15 +108,21 @@ async fn keys_go_after_a_day_and_marks_of_mails_when_nobody_sends() {
         sent_mails::mark_sent(&store.pool, &lease, "<id@shop.example>").await.unwrap();
     }
     let _lease = sent_mails::claim(&store.pool, held, std::time::Duration::from_secs(60)).await.unwrap();
-    age(&store.pool, "idempotency_keys", "claimed_at", old, "24:00:01").await;
-    age(&store.pool, "idempotency_keys", "claimed_at", young, "23:59:00").await;
+    let with_job = Uuid::new_v4();
+    idempotency::claim(&store.pool, with_job, "hash").await.unwrap();
+    record_queued(&store.pool, &new_job(with_job)).await.unwrap();
+    for (id, days) in [(old, "31 days"), (young, "29 days"), (with_job, "31 days")] {
+        age(&store.pool, "idempotency_keys", "claimed_at", id, days).await;
+    }
     age(&store.pool, "sent_mails", "created_at", old, "91 days").await;
     age(&store.pool, "sent_mails", "created_at", young, "89 days").await;
     age(&store.pool, "sent_mails", "created_at", held, "91 days").await;
 
     let (mut sweep, now) = (sweep(&store.pool).await, Utc::now());
-    assert_eq!(sweep.idempotency_keys(now, 10).await.unwrap(), 1);
-    assert_eq!(idempotency::claim(&store.pool, young, "hash").await.unwrap(), idempotency::Claim::Same);
+    assert_eq!(sweep.idempotency_keys(now - TimeDelta::days(30), 10).await.unwrap(), 1);
+    for kept in [young, with_job] {
+        assert_eq!(idempotency::claim(&store.pool, kept, "hash").await.unwrap(), idempotency::Claim::Same);
+    }
     assert_eq!(sweep.sent_mails(now - TimeDelta::days(90), 10).await.unwrap(), 1);
     let kept: i64 = sqlx::query_scalar("SELECT count(*) FROM sent_mails WHERE job_id = ANY($1)")
         .bind([young, held])
