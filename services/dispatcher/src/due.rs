@@ -1,19 +1,14 @@
 //! When to look for what is due: told by PostgreSQL's `NOTIFY`, at the next due time, and every few seconds in any case.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use service::health::PartState;
-use sqlx::postgres::PgListener;
 use store::PgPool;
+use store::notices::{self, Heard};
 use store::outbox::DUE_CHANNEL;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Connecting and `LISTEN` together.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// However long nothing is due and nobody tells: a notice may be lost when a connection dies silently. Below the minute within
 /// which what is put must be told of.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
@@ -57,34 +52,13 @@ impl Due {
     /// # Errors
     /// None; it is a task like others.
     pub async fn listen(self, pool: PgPool, drain: CancellationToken) -> anyhow::Result<()> {
-        while let Some(Err(error)) = drain.run_until_cancelled(self.listen_once(&pool)).await {
-            tracing::warn!(error = format!("{error:#}"), "listening for what is due was interrupted");
-            self.live.send_replace(false);
-            if drain.run_until_cancelled(tokio::time::sleep(RECONNECT_PAUSE)).await.is_none() {
-                break;
-            }
-        }
+        notices::listen(&pool, DUE_CHANNEL, &self.live, &drain, |heard| match heard {
+            // Also at the beginning: whatever was told before was told to nobody.
+            Heard::Begun | Heard::Notice(_) => self.told.send_replace(()),
+            Heard::Interrupted => {}
+        })
+        .await;
         Ok(())
-    }
-
-    async fn listen_once(&self, pool: &PgPool) -> anyhow::Result<Infallible> {
-        let connected = async {
-            let mut listener = PgListener::connect_with(pool).await?;
-            listener.eager_reconnect(false);
-            listener.listen(DUE_CHANNEL).await?;
-            Ok::<_, sqlx::Error>(listener)
-        };
-        let connected = tokio::time::timeout(CONNECT_DEADLINE, connected).await;
-        let mut listener = connected.context("listen: no answer in time")?.context("listen")?;
-        tracing::info!(channel = DUE_CHANNEL, "listening for what is due");
-        self.live.send_replace(true);
-        loop {
-            // Also once at the beginning: whatever was told before was told to nobody.
-            self.told.send_replace(());
-            if listener.try_recv().await.context("receive a notice")?.is_none() {
-                bail!("the connection was lost");
-            }
-        }
     }
 }
 

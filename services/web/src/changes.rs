@@ -2,22 +2,17 @@
 //! away.
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
 use service::health::PartState;
-use sqlx::postgres::PgListener;
 use store::PgPool;
 use store::jobs::CHANGED_CHANNEL;
+use store::notices::{self, Heard};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Connecting and `LISTEN` together.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How often one looks at a job while notices come: one may be lost when a connection dies silently.
 const LOOK_LIVE: Duration = Duration::from_secs(10);
 /// How often one looks while none come.
@@ -72,38 +67,15 @@ impl Changes {
 
     /// Listens until `drain`, through every loss of the database.
     pub async fn listen(self, pool: PgPool, drain: CancellationToken) {
-        while let Some(Err(error)) = drain.run_until_cancelled(self.listen_once(&pool)).await {
-            tracing::warn!(error = format!("{error:#}"), "listening for changes of jobs was interrupted");
-            self.shared.live.send_replace(false);
-            self.shared.wake_all();
-            if drain.run_until_cancelled(tokio::time::sleep(RECONNECT_PAUSE)).await.is_none() {
-                return;
-            }
-        }
-    }
-
-    async fn listen_once(&self, pool: &PgPool) -> anyhow::Result<Infallible> {
-        let connected = async {
-            let mut listener = PgListener::connect_with(pool).await?;
-            listener.eager_reconnect(false);
-            listener.listen(CHANGED_CHANNEL).await?;
-            Ok::<_, sqlx::Error>(listener)
-        };
-        let connected = tokio::time::timeout(CONNECT_DEADLINE, connected).await;
-        let mut listener = connected.context("listen: no answer in time")?.context("listen")?;
-        tracing::info!(channel = CHANGED_CHANNEL, "listening for changes of jobs");
-        self.shared.live.send_replace(true);
-        // Whatever was told before this moment was told to nobody.
-        self.shared.wake_all();
-        loop {
-            match listener.try_recv().await.context("receive a notice")? {
-                Some(notice) => match notice.payload().parse() {
-                    Ok(id) => self.shared.wake(id),
-                    Err(_) => tracing::warn!(channel = CHANGED_CHANNEL, "a notice that names no job"),
-                },
-                None => bail!("the connection was lost"),
-            }
-        }
+        notices::listen(&pool, CHANGED_CHANNEL, &self.shared.live, &drain, |heard| match heard {
+            Heard::Notice(payload) => match payload.parse() {
+                Ok(id) => self.shared.wake(id),
+                Err(_) => tracing::warn!(channel = CHANGED_CHANNEL, "a notice that names no job"),
+            },
+            // What was told meanwhile was told to nobody; and who waits is to look more often from now on.
+            Heard::Begun | Heard::Interrupted => self.shared.wake_all(),
+        })
+        .await;
     }
 }
 

@@ -6,6 +6,7 @@ pub mod files;
 pub mod idempotency;
 pub mod jobs;
 pub mod links;
+pub mod notices;
 pub mod outbox;
 pub mod retention;
 pub mod sales;
