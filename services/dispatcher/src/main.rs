@@ -6,6 +6,7 @@ use dispatcher::schedules::Schedules;
 use dispatcher::sender::{self, Sender};
 use dispatcher::settings::{DEFAULTS, Settings};
 use dispatcher::sweeper::Sweeper;
+use futures_util::FutureExt;
 use pipeline::Broker;
 use service::{Health, Shutdown, Tasks};
 use store::Files;
@@ -31,7 +32,9 @@ async fn main() -> anyhow::Result<()> {
 
     let drain = || shutdown.drain.clone();
     let mut tasks = Tasks::default();
-    tasks.spawn("sender", Sender::new(&broker, pool.clone(), due.clone()).run(drain()));
+    let fullness = broker.fullness();
+    tasks.spawn("sender", Sender::new(&broker, fullness.clone(), pool.clone(), &due).run(drain()));
+    tasks.spawn("fullness", fullness.watch(drain()).map(Ok));
     tasks.spawn("schedules", Schedules::new(pool.clone(), due.clone()).run(drain()));
     tasks.spawn("sweeper", Sweeper::new(pool.clone(), files, settings.retention.days).run(drain()));
     tasks.spawn("backlog", sender::measure(pool.clone(), drain()));

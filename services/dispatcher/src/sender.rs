@@ -7,7 +7,7 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pipeline::events::JobReference;
-use pipeline::{Broker, BrokerState, Event, EventBody, PublishError, Publisher, SealedJob, topology};
+use pipeline::{Broker, BrokerState, Event, EventBody, Fullness, PublishError, Publisher, SealedJob, topology};
 use store::PgPool;
 use store::outbox::{self, DueRow, Outcome};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,7 @@ pub struct Sender {
     pool: PgPool,
     publisher: Publisher,
     broker_state: Box<dyn Fn() -> BrokerState + Send + Sync>,
+    fullness: Fullness,
     due: Watch,
 }
 
@@ -43,9 +44,9 @@ impl fmt::Debug for Sender {
 }
 
 impl Sender {
-    /// A sender by this broker.
+    /// A sender by this broker. `fullness` is the broker's, and watched by somebody.
     #[must_use]
-    pub fn new(broker: &Broker, pool: PgPool, due: Due) -> Self {
+    pub fn new(broker: &Broker, fullness: Fullness, pool: PgPool, due: &Due) -> Self {
         for counter in ["outbox_sent_total", "outbox_failed_total", "outbox_set_aside_total"] {
             metrics::counter!(counter).increment(0);
         }
@@ -53,6 +54,7 @@ impl Sender {
             pool,
             publisher: broker.publisher(),
             broker_state: Box::new(broker.publishing_state()),
+            fullness,
             due: due.watch(),
         }
     }
@@ -120,6 +122,10 @@ impl Sender {
             Ok(sealed) => sealed,
             Err(error) => return set_aside(row, format!("{error:#}")),
         };
+        if self.fullness.is_nearly_full(&sealed.kind, sealed.job.lane) {
+            // The rest is for what must return to its queue.
+            return failed(row, "the queue is nearly full".to_owned());
+        }
         match self.publisher.publish_sealed(&sealed).await {
             Ok(()) => {
                 tracing::info!(job.id = %row.job_id, job.kind = row.kind, "sent");
@@ -127,13 +133,7 @@ impl Sender {
                 Outcome::Sent
             }
             Err(error @ PublishError::Encode(_)) => set_aside(row, format!("{:#}", anyhow::Error::new(error))),
-            Err(error) => {
-                let retry_in = backoff(row.attempts, rand::random());
-                let reason = error.to_string();
-                tracing::warn!(job.id = %row.job_id, job.kind = row.kind, error = reason,
-                    retry_in_ms = retry_in.as_millis(), "send a row of the outbox");
-                Outcome::Failed { reason, retry_in }
-            }
+            Err(error) => failed(row, error.to_string()),
         }
     }
 
@@ -143,7 +143,7 @@ impl Sender {
         let SealedJob { kind, job } = sealed;
         let id = Uuid::new_v5(&job.id, b"job.queued");
         let reference = JobReference { id: job.id, kind, owner: job.owner };
-        let event = Event { id, ..Event::new(reference, None, EventBody::Queued {}) };
+        let event = Event { id, trace: job.trace, ..Event::new(reference, None, EventBody::Queued {}) };
         if let Err(error) = self.publisher.publish_event(&event).await {
             tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
         }
@@ -174,6 +174,13 @@ fn read(row: &DueRow) -> anyhow::Result<SealedJob> {
 fn set_aside(row: &DueRow, reason: String) -> Outcome {
     tracing::error!(job.id = %row.job_id, job.kind = row.kind, error = reason, "a row of the outbox can never be sent");
     Outcome::SetAside { reason }
+}
+
+fn failed(row: &DueRow, reason: String) -> Outcome {
+    let retry_in = backoff(row.attempts, rand::random());
+    tracing::warn!(job.id = %row.job_id, job.kind = row.kind, error = reason, retry_in_ms = retry_in.as_millis(),
+        "send a row of the outbox");
+    Outcome::Failed { reason, retry_in }
 }
 
 /// Twice as long after each attempt, less up to a quarter by chance (0 to 1), so that rows which failed together do not come

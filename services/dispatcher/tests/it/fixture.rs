@@ -1,14 +1,13 @@
 //! A database, a virtual host and a directory of files of its own for each test, and dispatchers that work on them.
 
-use std::path::PathBuf;
-
-use backing::Vhost;
+use backing::{Directory, Vhost};
 use chrono::{DateTime, Utc};
 use dispatcher::due::Due;
 use dispatcher::schedules::Schedules;
 use dispatcher::sender::{SERVICE, Sender};
+use futures_util::FutureExt;
 use pipeline::jobs::{Job, RenderReport, ReportTemplate};
-use pipeline::{Broker, BrokerSettings, BrokerState, OutgoingJob, topology};
+use pipeline::{Broker, BrokerSettings, BrokerState, Fullness, OutgoingJob, TraceContext, topology};
 use serde_json::{Value, json};
 use store::jobs::NewJob;
 use store::outbox::{NewOutboxRow, Put, put};
@@ -27,6 +26,8 @@ pub(crate) struct Fixture {
     pub(crate) files: Files,
     pub(crate) directory: Directory,
     pub(crate) database: backing::Database,
+    /// How many messages a queue takes.
+    pub(crate) queue_length: u32,
 }
 
 impl Fixture {
@@ -37,14 +38,16 @@ impl Fixture {
         store::MIGRATOR.run(&pool).await.expect("migrate the database");
         let directory = Directory::new();
         let files = Files::open(&FilesSettings { url: directory.url().parse().unwrap() }).unwrap();
-        Self { vhost, pool, files, directory, database }
+        Self { vhost, pool, files, directory, database, queue_length: 200_000 }
     }
 
     /// A connected broker, whose queues stand.
     pub(crate) async fn broker(&self) -> Broker {
-        let settings: BrokerSettings =
-            serde_json::from_value(json!({"url": self.vhost.url(SERVICE), "time_scale": 1.0, "queue_length": 200_000}))
-                .unwrap();
+        let queue_length = self.queue_length;
+        let settings: BrokerSettings = serde_json::from_value(
+            json!({"url": self.vhost.url(SERVICE), "time_scale": 1.0, "queue_length": queue_length}),
+        )
+        .unwrap();
         let broker = Broker::start(&settings, SERVICE).unwrap();
         let state = broker.publishing_state();
         self.vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
@@ -54,12 +57,14 @@ impl Fixture {
     pub(crate) async fn dispatcher(&self) -> Dispatcher {
         let (broker, due, drain) = (self.broker().await, Due::default(), CancellationToken::new());
         let mut tasks = JoinSet::new();
-        tasks.spawn(Sender::new(&broker, self.pool.clone(), due.clone()).run(drain.clone()));
+        let fullness = broker.fullness();
+        tasks.spawn(Sender::new(&broker, fullness.clone(), self.pool.clone(), &due).run(drain.clone()));
+        tasks.spawn(fullness.clone().watch(drain.clone()).map(Ok));
         tasks.spawn(Schedules::new(self.pool.clone(), due.clone()).run(drain.clone()));
         tasks.spawn(due.clone().listen(self.pool.clone(), drain.clone()));
         let listening = due.readiness();
         self.vhost.wait("listening", || async { listening().is_ok() }).await;
-        Dispatcher { broker, drain, tasks }
+        Dispatcher { broker, fullness, drain, tasks }
     }
 
     /// Puts so many reports into the outbox.
@@ -74,7 +79,8 @@ impl Fixture {
     pub(crate) async fn put_due(&self, due_at: Option<DateTime<Utc>>) -> Uuid {
         let id = Uuid::new_v4();
         let report = template().due_on(Utc::now().date_naive()).unwrap();
-        let job = OutgoingJob { owner: Some("alice".to_owned()), ..OutgoingJob::new(id, report) };
+        let (owner, trace) = (Some("alice".to_owned()), Some(TraceContext::root()));
+        let job = OutgoingJob { owner, trace, ..OutgoingJob::new(id, report) };
         self.put_message(id, serde_json::to_value(job.sealed().unwrap()).unwrap(), due_at).await;
         id
     }
@@ -121,6 +127,7 @@ impl Fixture {
 /// A dispatcher in this process.
 pub(crate) struct Dispatcher {
     pub(crate) broker: Broker,
+    pub(crate) fullness: Fullness,
     drain: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
 }
@@ -140,25 +147,4 @@ pub(crate) fn template() -> ReportTemplate {
         "report": "sales", "period": "last-week", "recipient": {"name": "Alice", "address": "alice@shop.example"},
     });
     serde_json::from_value(template).unwrap()
-}
-
-/// A directory that is removed with this.
-pub(crate) struct Directory(pub(crate) PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("postroom-test-{}", Uuid::new_v4().simple()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("file://{}", self.0.display())
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use pipeline::topology;
+use pipeline::topology::{self, Lane};
 use reqwest::Method;
 use serde_json::json;
 use store::jobs::{JobState, find_job};
@@ -35,6 +35,25 @@ async fn what_a_full_queue_refuses_stays_and_is_sent_when_there_is_room() {
     let sent = fixture.take(ids.len()).await;
     assert_eq!(sent.iter().copied().collect::<BTreeSet<_>>(), ids.iter().copied().collect());
     fixture.wait_sent(ids.len() as i64).await;
+    dispatcher.stop().await;
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn the_last_tenth_of_a_queue_is_left_to_what_must_return() {
+    let fixture = Fixture { queue_length: 20, ..Fixture::new().await };
+    let dispatcher = fixture.dispatcher().await;
+    let mut ids = fixture.put(18).await;
+    fixture.wait_sent(18).await;
+    let nearly_full = || async { dispatcher.fullness.is_nearly_full("report.render", Lane::Normal) };
+    fixture.vhost.wait("nine tenths are known to be taken", nearly_full).await;
+    ids.extend(fixture.put(2).await);
+    let refused = "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND last_error = 'the queue is nearly full'";
+    fixture.vhost.wait("both are kept back", || async { fixture.count(refused).await == 2 }).await;
+    assert_eq!(fixture.vhost.ready(QUEUE).await, Some(18));
+    let sent = fixture.take(20).await;
+    assert_eq!(sent.into_iter().collect::<BTreeSet<_>>(), ids.into_iter().collect());
+    fixture.wait_sent(20).await;
     dispatcher.stop().await;
     fixture.finish().await;
 }

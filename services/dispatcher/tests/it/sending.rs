@@ -35,6 +35,10 @@ async fn a_row_that_is_due_is_sent_confirmed_told_of_and_marked() {
     assert_eq!((event["job"]["id"].as_str(), event["job"]["owner"].as_str()), (Some(&*id.to_string()), Some("alice")));
     let told_twice_is_told_once = Uuid::new_v5(&id, b"job.queued").to_string();
     assert_eq!(told.properties.message_id().as_ref().unwrap().as_str(), told_twice_is_told_once);
+    let parent = |delivery: &backing::Delivery| {
+        format!("{:?}", delivery.properties.headers().as_ref().unwrap().inner()["traceparent"])
+    };
+    assert_eq!(parent(&told), parent(&message), "one trace");
     fixture.wait_sent(1).await;
     let job = find_job(&fixture.pool, id, "alice").await.unwrap().unwrap();
     assert_eq!((job.state, job.due_at), (JobState::Queued, None));
@@ -46,7 +50,7 @@ async fn a_row_that_is_due_is_sent_confirmed_told_of_and_marked() {
 async fn a_message_that_was_sent_but_not_marked_is_sent_again_under_the_same_id() {
     let fixture = Fixture::new().await;
     let broker = fixture.broker().await;
-    let sender = Sender::new(&broker, fixture.pool.clone(), Due::default());
+    let sender = Sender::new(&broker, broker.fullness(), fixture.pool.clone(), &Due::default());
     let id = fixture.put_due(None).await;
     fixture.execute("ALTER TABLE outbox ADD CONSTRAINT nothing_is_sent CHECK (sent_at IS NULL)").await;
     sender.send_due(10).await.unwrap_err();
@@ -146,7 +150,7 @@ async fn what_is_put_while_the_broker_is_away_is_sent_when_it_is_back() {
     };
     fixture.vhost.wait("the broker is away", away).await;
     let ids = fixture.put(5).await;
-    let sender = Sender::new(&dispatcher.broker, fixture.pool.clone(), Due::default());
+    let sender = Sender::new(&dispatcher.broker, dispatcher.fullness.clone(), fixture.pool.clone(), &Due::default());
     assert_eq!(sender.send_due(10).await.unwrap(), Turn::BrokerAway);
     assert_eq!(fixture.count("SELECT count(*) FROM outbox WHERE attempts > 0 OR sent_at IS NOT NULL").await, 0);
 
