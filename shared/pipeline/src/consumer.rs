@@ -12,6 +12,7 @@ use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, 
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -126,14 +127,20 @@ async fn until_away(away: &watch::Receiver<BTreeSet<&'static str>>, wanted: bool
     }
 }
 
-/// One channel's life.
+/// One channel's life, from its first delivery to its last.
 struct Session<'a, C> {
     consume: &'a Consume,
+    open: Open,
+    consumes: &'a C,
+}
+
+/// A channel, and what was begun on it.
+#[derive(Clone)]
+struct Open {
     channel: Channel,
     lost: CancellationToken,
     begun: TaskTracker,
     settled: mpsc::Sender<Settled>,
-    consumes: &'a C,
 }
 
 impl Consume {
@@ -141,27 +148,22 @@ impl Consume {
     /// given back.
     pub(crate) async fn run<C: Consumes>(mut self, consumes: C) {
         let drain = self.drain.clone();
-        loop {
-            if drain.run_until_cancelled(until_away(&self.away, false)).await.is_none() {
-                return;
-            }
-            let Some(Some(link)) = drain.run_until_cancelled(up(&mut self.link)).await else { return };
-            let result = self.session(&link, &consumes).await;
+        let ended = TaskTracker::new();
+        while drain.run_until_cancelled(until_away(&self.away, false)).await.is_some() {
+            let Some(Some(link)) = drain.run_until_cancelled(up(&mut self.link)).await else { break };
+            let result = self.session(&link, &consumes, &ended).await;
             self.tell(false);
-            if drain.is_cancelled() {
-                return;
-            }
             if let Err(error) = result {
                 tracing::warn!(queue = self.queue, %error, "consume");
                 if error.is_missing_queue() {
                     // Somebody deleted it. A new connection declares it again.
                     link.lost.cancel();
                 }
-                drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
-            } else if link.lost.is_cancelled() {
-                drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
             }
+            drain.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
         }
+        ended.close();
+        ended.wait().await;
     }
 
     fn tell(&self, consuming: bool) {
@@ -174,38 +176,53 @@ impl Consume {
         });
     }
 
-    /// Consumes over one channel until it ends, the link is lost, something is away or the drain begins.
-    async fn session<C: Consumes>(&self, link: &Link, consumes: &C) -> Result<(), ConsumeError> {
+    /// Consumes over one channel until it ends, the link is lost, something is away or the drain begins. What was begun winds up
+    /// among `ended`: a run that takes long must not hold up the next session.
+    async fn session<C: Consumes>(&self, link: &Link, consumes: &C, ended: &TaskTracker) -> Result<(), ConsumeError> {
         let channel = timeout(CALL_DEADLINE, link.connection.create_channel()).await??;
         let lost = link.lost.child_token();
         let (settled, told) = mpsc::channel(usize::from(self.prefetch).max(1));
         let acks = tokio::spawn(acknowledge(channel.clone(), told, lost.clone()));
-        let session = Session { consume: self, channel, lost, begun: TaskTracker::new(), settled, consumes };
-        let result = session.deliveries().await;
-        let Session { channel, lost, begun, settled, .. } = session;
-        if !channel.status().connected() || lost.is_cancelled() {
-            // The broker gives these deliveries to somebody else now.
-            lost.cancel();
-        }
+        let open = Open { channel, lost, begun: TaskTracker::new(), settled };
+        let result = Session { consume: self, open: open.clone(), consumes }.deliveries().await;
+        ended.spawn(open.wind_up(self.queue.clone(), acks));
+        result
+    }
+}
+
+impl Open {
+    /// Waits until what was begun is settled, or can no longer be, and closes the channel.
+    async fn wind_up(self, queue: String, acks: JoinHandle<()>) {
+        let Self { channel, lost, begun, settled } = self;
         begun.close();
-        begun.wait().await;
+        tokio::select! {
+            () = begun.wait() => {}
+            () = closed(&channel) => {
+                // The broker gives these deliveries to somebody else now.
+                lost.cancel();
+                begun.wait().await;
+            }
+        }
         drop(settled);
         if let Err(error) = acks.await {
-            tracing::error!(queue = self.queue, %error, "the task that acks failed");
+            tracing::error!(queue, %error, "the task that acks failed");
         }
         if channel.status().connected() {
             // A channel that is dropped instead can take its connection down with it.
-            timeout(CALL_DEADLINE, channel.close(200, "done".into())).await??;
+            match timeout(CALL_DEADLINE, channel.close(200, "done".into())).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(queue, %error, "close a channel"),
+                Err(_) => tracing::warn!(queue, "the broker did not answer the close of a channel"),
+            }
         }
-        result
     }
 }
 
 impl<C: Consumes> Session<'_, C> {
     async fn deliveries(&self) -> Result<(), ConsumeError> {
         let Consume { queue, prefetch, permits, .. } = self.consume;
-        timeout(CALL_DEADLINE, self.channel.basic_qos(*prefetch, BasicQosOptions::default())).await??;
-        let consume = self.channel.basic_consume(
+        timeout(CALL_DEADLINE, self.open.channel.basic_qos(*prefetch, BasicQosOptions::default())).await??;
+        let consume = self.open.channel.basic_consume(
             queue.as_str().into(),
             "".into(),
             BasicConsumeOptions::default(),
@@ -231,7 +248,7 @@ impl<C: Consumes> Session<'_, C> {
             };
             let settle = self.settle(&delivery);
             let handled = self.consumes.handle(delivery, settle);
-            self.begun.spawn(async move {
+            self.open.begun.spawn(async move {
                 handled.await;
                 drop(permit);
             });
@@ -242,14 +259,15 @@ impl<C: Consumes> Session<'_, C> {
         tokio::select! {
             biased;
             () = self.consume.drain.cancelled() => Stop::Drain,
-            () = self.lost.cancelled() => Stop::Lost,
-            () = closed(&self.channel) => Stop::Lost,
+            () = self.open.lost.cancelled() => Stop::Lost,
+            () = closed(&self.open.channel) => Stop::Lost,
             () = until_away(&self.consume.away, true) => Stop::Away,
         }
     }
 
     fn settle(&self, delivery: &Delivery) -> Settle {
-        Settle { tag: delivery.delivery_tag, told: false, settled: self.settled.clone(), lost: self.lost.clone() }
+        let Open { settled, lost, .. } = &self.open;
+        Settle { tag: delivery.delivery_tag, told: false, settled: settled.clone(), lost: lost.clone() }
     }
 
     /// Begins nothing more. `held` is a delivery that was taken and not begun.
@@ -258,7 +276,7 @@ impl<C: Consumes> Session<'_, C> {
             return Ok(());
         }
         self.consume.tell(false);
-        let cancel = self.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
+        let cancel = self.open.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
         timeout(CALL_DEADLINE, cancel).await??;
         let end = async {
             let mut count: u64 = 0;
@@ -275,7 +293,7 @@ impl<C: Consumes> Session<'_, C> {
                     }
                     _ => {
                         let settle = self.settle(&delivery);
-                        self.begun.spawn(self.consumes.put_back(delivery, settle));
+                        self.open.begun.spawn(self.consumes.put_back(delivery, settle));
                     }
                 }
             }

@@ -194,7 +194,8 @@ impl JobContext {
         &self.envelope.trace
     }
 
-    /// Cancelled when nobody waits for the answer any more.
+    /// Cancelled when nobody waits for the answer any more: the connection is lost, or the job's owner has cancelled it. A handler
+    /// stops where nothing has been done that could be seen; what it does all the same stays done.
     #[must_use]
     pub fn cancelled(&self) -> &CancellationToken {
         &self.cancelled

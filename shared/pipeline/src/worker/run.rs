@@ -26,8 +26,6 @@ const TELL: Duration = Duration::from_millis(250);
 
 /// After so many deliveries without an end a message is run apart, where it can kill nobody's neighbour.
 const SUSPICIOUS: u32 = 3;
-/// How long a handler that was told to stop may take to do so.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 
 /// A delivery whose properties were read, and the events of its run.
 pub(super) struct Received {
@@ -201,12 +199,9 @@ async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Op
                 Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
             }),
             () = stop.cancelled(), if !stopping => {
+                // It stops where it can: cut off, it might go on with an effect that nobody hears of. Its timeout stands.
                 stopping = true;
                 cancelled.cancel();
-                let end = Instant::now() + STOP_GRACE.mul_f64(worker.time_scale);
-                if end < deadline.deadline() {
-                    deadline.as_mut().reset(end);
-                }
             }
             () = &mut deadline => return Some(match stopping {
                 true => Outcome::Cancelled,

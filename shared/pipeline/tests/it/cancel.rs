@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use backing::Vhost;
 use pipeline::{Broker, Control, Done, Failure, Handlers, JobContext, JobMark};
@@ -6,7 +7,7 @@ use reqwest::Method;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::harness::{Notes, With, Worker, broker, job, patient_vhost};
+use crate::harness::{Notes, With, Worker, broker, job, patient_vhost, vhost};
 
 const FINAL: [&str; 5] = ["job.succeeded", "job.refused", "job.cancelled", "job.dead", "job.retrying"];
 
@@ -136,4 +137,35 @@ async fn a_job_that_waits_is_cancelled_when_its_turn_comes_and_one_that_ended_is
     // Stopped, it has settled all that it held: nothing of the ended one is left, and nothing was told of it.
     finish(vhost, worker, web).await;
     assert_eq!(runs.all(), [unknown.id.to_string()]);
+}
+
+#[tokio::test]
+async fn a_job_that_waits_for_its_next_attempt_is_cancelled_when_the_wait_is_over() {
+    let vhost = vhost().await;
+    let mut events = vhost.listen_to("postroom.events", &FINAL).await;
+    let (runs, cancelled) = (Notes::default(), Arc::new(AtomicBool::new(false)));
+    let noted = runs.clone();
+    let handlers = Handlers::new().register(With(move |_, _| {
+        noted.add("run");
+        async { Err(Failure::retry("no luck")) }
+    }));
+    let asked = Arc::clone(&cancelled);
+    let handlers = handlers.marks(move |_, _| {
+        let mark = if asked.load(Ordering::SeqCst) { JobMark::CancelRequested } else { JobMark::Open };
+        async move { Ok::<_, &str>(mark) }
+    });
+    let worker = Worker::with(&vhost, 1, handlers).await;
+    let job = job("");
+    worker.broker.publisher().publish_job(&job).await.unwrap();
+    let (mut key, mut event) = events.next_json().await;
+    assert_eq!(key, "job.retrying");
+    cancelled.store(true, Ordering::SeqCst);
+    while key == "job.retrying" {
+        (key, event) = events.next_json().await;
+    }
+    assert_eq!((key.as_str(), &event["job"]["id"]), ("job.cancelled", &job.id.to_string().into()));
+    assert!(runs.all().len() < 5, "its attempts were not spent");
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
 }

@@ -1,11 +1,13 @@
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use backing::Vhost;
 use futures_util::future::join_all;
 use pipeline::{BrokerState, Done, Failure, Handlers, JobContext};
+use tokio::sync::Notify;
 
-use crate::harness::{Notes, With, Worker, broker, job, vhost};
+use crate::harness::{Notes, With, Worker, broker, job, patient_vhost, vhost};
 
 /// Something that can be taken away.
 #[derive(Clone, Default)]
@@ -43,11 +45,13 @@ impl Relay {
             async { answer }
         });
         let relay = self.clone();
-        Handlers::new().register(handler).dependency("relay", move || {
-            let away = relay.is_away();
-            relay.probes.fetch_add(1, Ordering::SeqCst);
-            async move { if away { Err("connection refused") } else { Ok(()) } }
-        })
+        Handlers::new().register(handler).dependency("relay", move || relay.probe())
+    }
+
+    fn probe(&self) -> Ready<Result<(), &'static str>> {
+        let away = self.is_away();
+        self.probes.fetch_add(1, Ordering::SeqCst);
+        ready(if away { Err("connection refused") } else { Ok(()) })
     }
 }
 
@@ -121,6 +125,51 @@ async fn events_of_a_run_after_an_outage_come_after_those_before_it() {
     let place =
         |event: &serde_json::Value| ["attempt", "redeliveries"].map(|counter| event["run"][counter].as_u64().unwrap());
     assert!(place(&after) > place(&before), "{:?} after {:?}", place(&after), place(&before));
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_run_that_lasts_through_an_outage_holds_up_nobody_after_it() {
+    let vhost = patient_vhost().await;
+    let (relay, done, release) = (Relay::default(), Notes::default(), Arc::new(Notify::new()));
+    let (begun, mut retrying) = (Arc::new(Notify::new()), vhost.listen("postroom.events", "job.retrying").await);
+    let handler = {
+        let (relay, done, release, begun) = (relay.clone(), done.clone(), Arc::clone(&release), Arc::clone(&begun));
+        With(move |job: pipeline::jobs::Noop, _| {
+            let (away, done, release, begun) =
+                (relay.is_away(), done.clone(), Arc::clone(&release), Arc::clone(&begun));
+            async move {
+                if job.note == "long" {
+                    begun.notify_one();
+                    release.notified().await;
+                } else if away {
+                    return Err(Failure::Unavailable { dependency: "relay", reason: "connection refused".to_owned() });
+                }
+                done.add(job.note);
+                Ok(Done::empty())
+            }
+        })
+    };
+    let asked = relay.clone();
+    let handlers = Handlers::new().register(handler).dependency("relay", move || asked.probe());
+    let worker = Worker::patient(&vhost, 3, handlers).await;
+    let publisher = worker.broker.publisher();
+    publisher.publish_job(&job("long")).await.unwrap();
+    begun.notified().await;
+    relay.leave(&vhost).await;
+    publisher.publish_job(&job("short")).await.unwrap();
+    retrying.next().await;
+    relay.set_away(false);
+    publisher.publish_job(&job("later")).await.unwrap();
+    tokio::select! {
+        () = vhost.wait("the others are done", || async { done.all().len() == 2 }) => {}
+        _ = retrying.next() => panic!("they were waited for until the long one was out of time"),
+    }
+    assert!(!done.all().contains(&"long".to_owned()), "while it still runs");
+    release.notify_one();
+    vhost.wait("all are done", || async { done.all().len() == 3 }).await;
     worker.stop().await;
     vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[]).await;
