@@ -5,9 +5,8 @@ use email_worker::compose::Composer;
 use email_worker::send_email::{Deadlines, RELAY, SendEmailHandler};
 use email_worker::settings::{DEFAULTS, Settings};
 use pipeline::{Broker, Handlers};
-use service::{Health, Shutdown, Tasks};
+use service::{Health, Shutdown};
 use store::{Files, SignedLinks};
-use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,22 +26,6 @@ async fn main() -> anyhow::Result<()> {
     let handlers = Handlers::new().register(handler).dependency(RELAY, relay);
     let handlers = worker::with_database(handlers, &pool);
 
-    let health = Health::new(&settings.health, metrics)
-        .part("consuming", broker.consuming_readiness())
-        .part("publishing", broker.publishing_readiness())
-        .part("topology", broker.topology_readiness());
-    let stop_health = CancellationToken::new();
-    let mut tasks = Tasks::default();
-    tasks.spawn("health", health.serve(stop_health.clone()));
-    let work = broker.work(handlers, &settings.worker, shutdown.drain.clone(), shutdown.abort.clone());
-    tasks.spawn("worker", async move {
-        work.await;
-        // Health is served until the last mail is out.
-        stop_health.cancel();
-        Ok(())
-    });
-
-    let outcome = tasks.finish(&shutdown).await;
-    broker.close().await;
-    outcome
+    let health = Health::new(&settings.health, metrics);
+    worker::run(broker, handlers, &settings.worker, health, &shutdown).await
 }

@@ -45,7 +45,7 @@ impl Deadlines {
     #[must_use]
     pub fn at(time_scale: f64) -> Self {
         let seconds = |seconds: u64| Duration::from_secs(seconds).mul_f64(time_scale);
-        Self { read: seconds(10), send: seconds(25), mark: seconds(10), lease: seconds(60) }
+        Self { read: seconds(10), send: seconds(20), mark: seconds(10), lease: seconds(60) }
     }
 }
 
@@ -236,8 +236,8 @@ mod tests {
 
     use super::Deadlines;
 
-    /// What store gives a call: 2 s for a connection, 10 s from then on.
-    const CLAIM: Duration = Duration::from_secs(12);
+    /// What store gives a call: 5 s for a connection, 10 s from then on.
+    const CLAIM: Duration = Duration::from_secs(15);
 
     #[test]
     fn a_send_ends_before_its_lease_and_its_run() {

@@ -7,9 +7,8 @@ use pdf_report::render_report::RenderReportHandler;
 use pdf_report::renderer::{Limits, Renderer};
 use pdf_report::settings::{DEFAULTS, Settings};
 use pipeline::{Broker, Handlers};
-use service::{Health, Shutdown, Tasks};
+use service::{Health, Shutdown};
 use store::Files;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -27,22 +26,6 @@ async fn main() -> anyhow::Result<()> {
     let handler = RenderReportHandler { pool: pool.clone(), files, renderer, publisher, shop: settings.shop };
     let handlers = worker::with_database(Handlers::new().register(handler), &pool);
 
-    let health = Health::new(&settings.health, metrics)
-        .part("consuming", broker.consuming_readiness())
-        .part("publishing", broker.publishing_readiness())
-        .part("topology", broker.topology_readiness());
-    let stop_health = CancellationToken::new();
-    let mut tasks = Tasks::default();
-    tasks.spawn("health", health.serve(stop_health.clone()));
-    let work = broker.work(handlers, &settings.worker, shutdown.drain.clone(), shutdown.abort.clone());
-    tasks.spawn("worker", async move {
-        work.await;
-        // Health is served until the last report is made.
-        stop_health.cancel();
-        Ok(())
-    });
-
-    let outcome = tasks.finish(&shutdown).await;
-    broker.close().await;
-    outcome
+    let health = Health::new(&settings.health, metrics);
+    worker::run(broker, handlers, &settings.worker, health, &shutdown).await
 }

@@ -38,10 +38,12 @@ impl Handler for RenderReportHandler {
     type Job = RenderReport;
 
     async fn run(&self, job: RenderReport, context: &JobContext) -> Result<Done, Failure> {
-        let request = match job.report {
-            ReportKind::Sales => self.sales_request(&job, context).await?,
+        let stopped = context.cancelled().cancelled();
+        let rendered = tokio::select! {
+            rendered = self.make(&job, context) => rendered?,
+            // Later it is too late: a file that is stored is mailed.
+            () = stopped => return Err(Failure::retry("told to stop")),
         };
-        let rendered = self.render(request, context).await?;
         let title = format!("{TITLE} {}", period_label(job.period.from(), job.period.to()));
         let report = ReadyReport {
             id: context.id(),
@@ -64,6 +66,13 @@ impl Handler for RenderReportHandler {
 }
 
 impl RenderReportHandler {
+    async fn make(&self, job: &RenderReport, context: &JobContext) -> Result<Rendered, Failure> {
+        let request = match job.report {
+            ReportKind::Sales => self.sales_request(job, context).await?,
+        };
+        self.render(request, context).await
+    }
+
     /// Reads everything in one snapshot, so that the figures, the chart and the table agree.
     async fn sales_request(
         &self,

@@ -2,6 +2,7 @@
 //! PostgreSQL. Started by `compose/up rabbitmq postgres mail`; where they are and how to sign in stands in `compose/.env`.
 
 mod database;
+mod directory;
 pub mod logs;
 mod proxy;
 mod vhost;
@@ -10,6 +11,8 @@ use std::collections::HashMap;
 use std::sync::OnceLock;
 
 pub use database::Database;
+pub use directory::Directory;
+pub use lapin::message::Delivery;
 pub use proxy::Proxy;
 pub use vhost::{Listener, Vhost, connect};
 

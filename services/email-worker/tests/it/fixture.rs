@@ -1,8 +1,8 @@
 //! A database, files and a handler of its own for each test.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
+use backing::Directory;
 use bytes::Bytes;
 use email_worker::compose::Composer;
 use email_worker::send_email::{Deadlines, SendEmailHandler};
@@ -94,27 +94,6 @@ pub(crate) fn job() -> SendEmail {
                 bytes: 0,
             },
         }),
-    }
-}
-
-/// A directory that is removed with this.
-pub(crate) struct Directory(pub(crate) PathBuf);
-
-impl Directory {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("postroom-test-{}", Uuid::new_v4().simple()));
-        std::fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("file://{}", self.0.display())
-    }
-}
-
-impl Drop for Directory {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
     }
 }
 

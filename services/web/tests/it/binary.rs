@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::harness::{ALICE, BOB, DEADLINE, Folder, closed_port, database, finish_tracked, november, vhost, wait};
+use crate::harness::{ALICE, BOB, DEADLINE, closed_port, database, finish_tracked, november, vhost, wait};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_web"));
@@ -48,7 +48,7 @@ async fn part(client: &Client, health: SocketAddr, name: &str) -> Option<String>
 async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
     let (vhost, database) = tokio::join!(vhost(), database());
     let (http, health) = (closed_port(), closed_port());
-    let folder = Folder::new();
+    let folder = backing::Directory::new();
     let mut child = program()
         .env("POSTROOM__BROKER__URL", vhost.url("web"))
         .env("POSTROOM__DATABASE__URL", database.url())
@@ -107,7 +107,7 @@ async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
         ("POSTROOM__DATABASE__URL", "not-a-url", "database.url"),
     ];
     for (name, value, told) in rows {
-        let folder = Folder::new();
+        let folder = backing::Directory::new();
         let mut child = program().env("POSTROOM__FILES__URL", folder.url()).env(name, value).spawn().unwrap();
         let (status, log) = end(&mut child).await;
         assert!(!status.success(), "{name}: {log}");

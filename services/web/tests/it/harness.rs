@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use backing::{Database, Vhost};
+use backing::{Database, Directory, Vhost};
 use chrono::Utc;
 use pipeline::{Broker, BrokerState, topology};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
@@ -87,13 +86,13 @@ pub(crate) struct Web {
     app: App,
     live: Box<dyn Fn() -> bool + Send + Sync>,
     broker: Broker,
-    _folder: Folder,
+    _folder: Directory,
     tasks: JoinSet<()>,
 }
 
 impl Web {
     pub(crate) async fn start(behind: Behind) -> Self {
-        let folder = Folder::new();
+        let folder = Directory::new();
         let settings = json!({"url": behind.database_url, "max_connections": 5});
         let pool = store::connect(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"url": folder.url()});
@@ -202,27 +201,6 @@ fn callers() -> Callers {
     let callers = [("alice", caller(ALICE, "Alice")), ("bob", caller(BOB, "Bob"))];
     let callers: BTreeMap<String, CallerSettings> = callers.map(|(id, caller)| (id.to_owned(), caller)).into();
     Callers::new(&callers).unwrap()
-}
-
-/// A folder of the test's own, gone with it.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        let folder = std::env::temp_dir().join(format!("postroom-web-{}", Uuid::new_v4()));
-        std::fs::create_dir(&folder).unwrap();
-        Self(folder)
-    }
-
-    pub(crate) fn url(&self) -> String {
-        format!("file://{}", self.0.display())
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.0).unwrap();
-    }
 }
 
 /// Where nothing listens.

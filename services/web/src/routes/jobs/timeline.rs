@@ -149,7 +149,7 @@ impl RunView {
             attempt: at.1,
             redeliveries: if at.2 == AFTER_ALL { 0 } else { at.2 },
             worker: events.iter().find_map(|event| event.worker.as_deref()).map(service_of),
-            started_at: started.map(|event| event.at).or_else(|| run_id.and_then(made_at)),
+            started_at: run_id.and_then(made_at).or_else(|| started.map(|event| event.at)),
             ended_at: end.filter(|_| run_id.is_some()).map(|event| event.at),
             outcome: outcome.filter(|_| run_id.is_some()),
             error: end.and_then(|event| reason(&event.data)),
@@ -175,7 +175,8 @@ fn service_of(worker: &str) -> String {
     worker.split('@').next().unwrap_or_default().to_owned()
 }
 
-/// When a run began that was too short to say so: the id of a run of ours is made at its start, and holds the moment.
+/// When a run began: the id of a run of ours is made at its start, and holds the moment. That it has begun is told later, or
+/// never.
 fn made_at(run_id: Uuid) -> Option<DateTime<Utc>> {
     let (seconds, nanoseconds) = run_id.get_timestamp().filter(|_| run_id.get_version_num() == 7)?.to_unix();
     DateTime::from_timestamp(i64::try_from(seconds).ok()?, nanoseconds)
@@ -252,7 +253,7 @@ mod tests {
         vec![
             event(1, Type::Queued, None, (0, 0, 0), json!({})),
             event(2, Type::Started, Some(run(2)), (0, 1, 0), json!({})),
-            event(10, Type::Started, Some(run(10)), (0, 1, 1), json!({})),
+            event(11, Type::Started, Some(run(10)), (0, 1, 1), json!({})),
             event(12, Type::Retrying, Some(run(10)), (0, 1, 1), failed(5.5)),
             event(
                 20,
@@ -326,5 +327,7 @@ mod tests {
         let foreign = event(3, Type::Succeeded, Some(Uuid::from_u128(7)), (0, 1, 0), json!(null));
         let [run] = runs(vec![JobEventRow { worker: None, ..foreign }], false).try_into().ok().unwrap();
         assert_eq!((run.outcome, run.started_at, run.worker), (Some(RunOutcome::Succeeded), None, None));
+        let foreign = event(3, Type::Started, Some(Uuid::from_u128(7)), (0, 1, 0), json!({}));
+        assert_eq!(runs(vec![foreign], true)[0].started_at, Some(second(3)));
     }
 }
