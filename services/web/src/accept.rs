@@ -118,7 +118,7 @@ async fn answer_repeat(app: &App, new: &NewJob, claim: Option<Claim>) -> Result<
     match claim {
         None => Ok(None),
         Some(Claim::Other) => Err(Problem::KeyReused),
-        // Also of a key that is new: its first request may have gone unchecked, or be more than a day old.
+        // Also of a key that is new: its first request may have gone unchecked.
         Some(Claim::New | Claim::Same) => known(app, new).await,
     }
 }
