@@ -9,6 +9,7 @@ mod idempotency;
 mod job_convergence;
 mod job_races;
 mod jobs;
+mod notices;
 mod outbox;
 mod retention;
 mod sales;
