@@ -2,8 +2,8 @@
 
 use reqwest::StatusCode;
 
-use crate::containers::{Containers, copies_of, ours};
 use crate::harness::{alice, mail_arrived, sales, url};
+use backing::containers::{Containers, copies_of, ours};
 
 /// Every service of ours, started anew while `backing` was away: alive, and lacking just `parts`.
 async fn started_without(backing: &Containers, parts: &[&str]) -> Containers {

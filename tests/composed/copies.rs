@@ -1,9 +1,9 @@
 //! Two copies of every service: a job is no copy's own.
 
-use crate::containers::{container_of, copies_of};
 use crate::harness::{
     alice, all_work_done, mail_arrived, mails_about, noted_as_sent, refuse_events, runs, sales, who_began,
 };
+use backing::containers::{container_of, copies_of};
 
 #[tokio::test]
 async fn a_job_that_one_web_accepted_is_seen_waited_for_and_streamed_by_the_other() {

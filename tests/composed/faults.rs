@@ -2,8 +2,8 @@ use std::time::{Duration, Instant};
 
 use reqwest::StatusCode;
 
-use crate::containers::copies_of;
 use crate::harness::{Caller, alice, all_work_done, mail_arrived, mails_about, runs, sales, url};
+use backing::containers::copies_of;
 
 /// A web without a broker takes work within its own deadlines, by the outbox.
 async fn taken_in_time(caller: &Caller) -> String {

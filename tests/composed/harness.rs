@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sqlx::{Connection, Decode, PgConnection, Postgres, Type};
 use tokio::time::Instant;
 
-use crate::containers::copies_of;
+use backing::containers::copies_of;
 
 /// Long enough for a retry on a loaded machine; a test that waits this long has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(180);

@@ -5,7 +5,6 @@
 
 mod absent;
 mod bad_input;
-mod containers;
 mod copies;
 mod faults;
 mod harness;

@@ -3,8 +3,8 @@ use std::collections::BTreeSet;
 use reqwest::{Client, StatusCode};
 use sqlx::Row;
 
-use crate::containers::run;
 use crate::harness::{alice, attachment, database, mail_arrived, mails_about, sales, url};
+use backing::containers::run;
 
 /// One report from the POST to the inbox, looked at from every side.
 #[tokio::test]

@@ -1,10 +1,12 @@
 //! What tests need of the composed backing services: a virtual host of their own on RabbitMQ, a database of their own on
 //! PostgreSQL. Started by `compose/up rabbitmq postgres mail`; where they are and how to sign in stands in `compose/.env`.
 
+pub mod containers;
 mod database;
 mod directory;
 pub mod logs;
 mod proxy;
+pub mod relay;
 mod vhost;
 
 use std::collections::HashMap;

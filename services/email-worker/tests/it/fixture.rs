@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use backing::Directory;
+use backing::relay::Relay;
 use bytes::Bytes;
 use email_worker::compose::Composer;
 use email_worker::send_email::{Deadlines, SendEmailHandler};
@@ -63,6 +64,11 @@ impl Fixture {
         let Message::ReportReady(ready) = &job.message;
         self.files.put(&ready.file.key, Bytes::from(content)).await.unwrap();
     }
+}
+
+/// Where a relay is, as the worker's settings say it.
+pub(crate) fn at(relay: &Relay) -> SmtpUrl {
+    SmtpUrl::try_from(relay.url()).unwrap()
 }
 
 pub(crate) fn pool(url: &str) -> PgPool {

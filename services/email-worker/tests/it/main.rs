@@ -6,6 +6,5 @@
 mod fixture;
 mod once;
 mod outage;
-mod relay;
 mod sorting;
 mod whole;

@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::fixture::{self, DEADLINES, Fixture, Metrics};
-use crate::relay::{Act, PATIENCE, Relay, Stage};
+use crate::fixture::{self, DEADLINES, Fixture, Metrics, at};
+use backing::relay::{Act, PATIENCE, Relay, Stage};
 
 const PDF: &[u8] = b"%PDF-1.7 not much of one";
 
@@ -46,7 +46,7 @@ fn rejected(outcome: Result<Done, Failure>) -> String {
 #[tokio::test]
 async fn a_job_that_comes_twice_sends_one_mail() {
     let (metrics, fixture, relay) = (Metrics::record(), Fixture::new().await, Relay::start([]).await);
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let first = deliver(&handler, id, &job).await.unwrap();
     // The second time even without the file: it may have been swept by then.
     std::fs::remove_dir_all(fixture.directory.0.join("reports")).unwrap();
@@ -65,7 +65,7 @@ async fn two_workers_with_the_same_job_send_one_mail() {
     let answer = Arc::new(Notify::new());
     let relay = Relay::start([Some((Stage::Content, Act::Hold(Arc::clone(&answer))))]).await;
     let fixture = Fixture::new().await;
-    let (one, other) = (fixture.handler(relay.url()), fixture.handler(relay.url()));
+    let (one, other) = (fixture.handler(at(&relay)), fixture.handler(at(&relay)));
     let (job, id) = (fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let begun = tokio::spawn({
         let job = job.clone();
@@ -89,7 +89,7 @@ async fn a_4xx_is_retried_without_waiting_for_the_lease_and_without_doubt() {
     let metrics = Metrics::record();
     let relay = Relay::start([Some((Stage::Content, Act::Answer("450 4.2.1 mailbox busy")))]).await;
     let fixture = Fixture::new().await;
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let reason = retried(deliver(&handler, id, &job).await);
     assert!(reason.contains("mailbox busy"), "{reason}");
     deliver(&handler, id, &job).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_4xx_is_retried_without_waiting_for_the_lease_and_without_doubt() {
 async fn a_5xx_is_rejected_and_a_replay_may_try_again() {
     let relay = Relay::start([Some((Stage::Recipient, Act::Answer("550 5.1.1 no such user")))]).await;
     let fixture = Fixture::new().await;
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let reason = rejected(deliver(&handler, id, &job).await);
     assert!(reason.contains("no such user"), "{reason}");
     deliver(&handler, id, &job).await.unwrap();
@@ -113,7 +113,7 @@ async fn a_mail_of_unknown_fate_is_sent_again_under_the_same_message_id_and_coun
     let metrics = Metrics::record();
     let relay = Relay::start([Some((Stage::Content, Act::Drop))]).await;
     let fixture = Fixture::new().await;
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     retried(deliver(&handler, id, &job).await);
     assert_eq!(metrics.count("mails_total{outcome=\"unknown\"}"), 1);
     assert_eq!(metrics.count("mail_maybe_sent_total"), 0);
@@ -128,7 +128,7 @@ async fn the_mail_of_a_worker_that_died_is_sent_again_and_counted() {
     let metrics = Metrics::record();
     let (fixture, relay) =
         (Fixture::new().await, Relay::start([Some((Stage::Recipient, Act::Answer("450 later")))]).await);
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let died = sent_mails::claim(&fixture.pool, id, Duration::ZERO).await.unwrap();
     assert!(matches!(died, Claim::Send(_)));
     // A repeat that certainly sent nothing is no second mail.
@@ -143,7 +143,7 @@ async fn a_run_that_is_dropped_while_it_sends_still_notes_the_mail() {
     let answer = Arc::new(Notify::new());
     let relay = Relay::start([Some((Stage::Content, Act::Hold(Arc::clone(&answer))))]).await;
     let fixture = Fixture::new().await;
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     tokio::select! {
         outcome = deliver(&handler, id, &job) => panic!("ended early: {outcome:?}"),
         () = relay.arrived(1) => {}
@@ -181,7 +181,7 @@ async fn sent_without_marks(
     let answer = Arc::new(Notify::new());
     let relay = Relay::start([Some((Stage::Content, Act::Hold(Arc::clone(&answer))))]).await;
     let (handler, job, id) =
-        (fixture.handler_with(relay.url(), deadlines), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+        (fixture.handler_with(at(&relay), deadlines), fixture.job(PDF.to_vec()).await, Uuid::new_v4());
     let meanwhile = async {
         relay.arrived(1).await;
         sqlx::raw_sql(BREAK).execute(&fixture.pool).await.unwrap();
@@ -217,7 +217,7 @@ async fn a_sent_mail_that_cannot_be_noted_is_done_all_the_same() {
     sqlx::query(MEND).execute(&fixture.pool).await.unwrap();
     // Only if the job's end was lost too does it come again; then it is sent again once the lease is over, and counted.
     let relay = Relay::start([]).await;
-    let handler = fixture.handler(relay.url());
+    let handler = fixture.handler(at(&relay));
     let repeated = async { while let Err(Failure::RetryAfter { .. }) = deliver(&handler, id, &job).await {} };
     timeout(PATIENCE, repeated).await.expect("the lease does not end");
     assert_eq!((relay.mails().len(), metrics.count("mail_maybe_sent_total")), (1, 1));
@@ -228,7 +228,7 @@ async fn nothing_is_sent_without_the_database() {
     let (fixture, relay) = (Fixture::new().await, Relay::start([]).await);
     let job = fixture.job(PDF.to_vec()).await;
     let away = fixture::pool("postgres://postroom:x@127.0.0.1:1/postroom");
-    let handler = SendEmailHandler::new(away, fixture.files.clone(), fixture::composer(), relay.url(), DEADLINES);
+    let handler = SendEmailHandler::new(away, fixture.files.clone(), fixture::composer(), at(&relay), DEADLINES);
     let outcome = deliver(&handler, Uuid::new_v4(), &job).await;
     assert!(matches!(outcome, Err(Failure::Unavailable { dependency: "postgres", .. })), "{outcome:?}");
     assert_eq!((relay.mails().len(), relay.connections()), (0, 0));
@@ -237,7 +237,7 @@ async fn nothing_is_sent_without_the_database() {
 #[tokio::test]
 async fn a_report_that_is_gone_is_a_defect_and_one_that_cannot_be_read_is_not() {
     let (fixture, relay) = (Fixture::new().await, Relay::start([]).await);
-    let (handler, job, id) = (fixture.handler(relay.url()), fixture::job(), Uuid::new_v4());
+    let (handler, job, id) = (fixture.handler(at(&relay)), fixture::job(), Uuid::new_v4());
     let reason = rejected(deliver(&handler, id, &job).await);
     assert!(reason.contains("is gone"), "{reason}");
 
@@ -261,14 +261,14 @@ async fn a_key_that_leads_out_of_the_store_is_rejected() {
     let mut job = fixture::job();
     let Message::ReportReady(ready) = &mut job.message;
     ready.file.key = "../../etc/passwd".to_owned();
-    rejected(deliver(&fixture.handler(relay.url()), Uuid::new_v4(), &job).await);
+    rejected(deliver(&fixture.handler(at(&relay)), Uuid::new_v4(), &job).await);
     assert_eq!(relay.connections(), 0);
 }
 
 #[tokio::test]
 async fn a_report_is_attached_below_5_mb_and_a_link_alone_from_there() {
     let (fixture, relay) = (Fixture::new().await, Relay::start([]).await);
-    let handler = fixture.handler(relay.url());
+    let handler = fixture.handler(at(&relay));
     let limit = usize::try_from(TOO_LARGE_TO_ATTACH).unwrap();
     assert_eq!(limit, 5_000_000);
     for (size, attachments) in [(limit - 1, 1), (limit, 0)] {

@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::fixture;
-use crate::relay::{Act, Fault, PATIENCE, Relay, Stage};
+use crate::fixture::{self, at};
+use backing::relay::{Act, Fault, PATIENCE, Relay, Stage};
 
 /// Short where the relay is meant to be late.
 const SHORT: Duration = Duration::from_millis(300);
@@ -25,7 +25,7 @@ fn mail() -> Mail {
 
 async fn send(fault: Fault, deadline: Duration) -> Result<Accepted, SendError> {
     let relay = Relay::start([Some(fault)]).await;
-    patiently(Mailer::new(relay.url(), deadline).send(&mail())).await
+    patiently(Mailer::new(at(&relay), deadline).send(&mail())).await
 }
 
 async fn patiently<T>(sending: impl Future<Output = T>) -> T {
@@ -36,7 +36,7 @@ async fn patiently<T>(sending: impl Future<Output = T>) -> T {
 async fn a_mail_that_is_taken_is_sent_as_it_was_made() {
     let relay = Relay::start([]).await;
     let mail = mail();
-    assert_eq!(Mailer::new(relay.url(), LONG).send(&mail).await, Ok(Accepted));
+    assert_eq!(Mailer::new(at(&relay), LONG).send(&mail).await, Ok(Accepted));
     let arrived = relay.mails().remove(0);
     assert_eq!(String::from_utf8(arrived).unwrap().trim_end(), String::from_utf8(mail.content).unwrap().trim_end());
 }
@@ -108,7 +108,7 @@ async fn a_relay_that_is_not_there_sent_nothing() {
 #[tokio::test]
 async fn mails_one_after_the_other_share_a_connection() {
     let relay = Relay::start([]).await;
-    let mailer = Mailer::new(relay.url(), LONG);
+    let mailer = Mailer::new(at(&relay), LONG);
     for _ in 0..5 {
         assert_eq!(mailer.send(&mail()).await, Ok(Accepted));
     }
@@ -119,7 +119,7 @@ async fn mails_one_after_the_other_share_a_connection() {
 async fn a_connection_that_died_at_rest_costs_no_mail() {
     for act in [Act::Drop, Act::Hang, Act::Answer("421 4.4.2 idle for too long")] {
         let relay = Relay::start([None, Some((Stage::Rest, act.clone()))]).await;
-        let mailer = Mailer::new(relay.url(), LONG);
+        let mailer = Mailer::new(at(&relay), LONG);
         for _ in 0..2 {
             assert_eq!(patiently(mailer.send(&mail())).await, Ok(Accepted), "{act:?}");
         }
@@ -132,7 +132,7 @@ async fn the_late_answer_to_one_mail_is_never_taken_for_the_next_ones() {
     let late = Arc::new(Notify::new());
     let refusal = || Some((Stage::Content, Act::Answer("550 not that one")));
     let relay = Relay::start([Some((Stage::Content, Act::Hold(Arc::clone(&late)))), refusal(), refusal()]).await;
-    let mailer = Mailer::new(relay.url(), SHORT);
+    let mailer = Mailer::new(at(&relay), SHORT);
     let first = patiently(mailer.send(&mail())).await.unwrap_err();
     assert!(matches!(first, SendError::Unknown(_)), "{first}");
     late.notify_one();
@@ -148,6 +148,6 @@ async fn the_readers_address_does_not_come_back_in_an_error() {
     let relay = Relay::start([Some((Stage::Recipient, Act::Answer(answer)))]).await;
     let report = StoredReport { bytes: 4, content: None };
     let mail = fixture::composer().compose(Uuid::new_v4(), &job, report, chrono::Utc::now()).unwrap();
-    let error = Mailer::new(relay.url(), LONG).send(&mail).await.unwrap_err().to_string();
+    let error = Mailer::new(at(&relay), LONG).send(&mail).await.unwrap_err().to_string();
     assert!(error.contains("user unknown") && !error.contains(address), "{error}");
 }

@@ -1,26 +1,30 @@
 //! An SMTP server that misbehaves where it is told to.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use email_worker::settings::SmtpUrl;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// A test that waits this long has failed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where in a mail's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Stage {
+pub enum Stage {
+    /// A connection was made.
     Greeting,
+    /// The client has said who it is.
     Hello,
+    /// It has named the sender.
     Sender,
+    /// It has named a recipient.
     Recipient,
+    /// It wants to send the mail.
     Data,
     /// The whole mail is here.
     Content,
@@ -30,8 +34,12 @@ pub(crate) enum Stage {
 
 /// What the relay does there.
 #[derive(Clone, Debug)]
-pub(crate) enum Act {
+pub enum Act {
+    /// Says this.
     Answer(&'static str),
+    /// Says what it should, after so long.
+    Slow(Duration),
+    /// Drops the connection.
     Drop,
     /// Says nothing until the client goes.
     Hang,
@@ -42,35 +50,49 @@ pub(crate) enum Act {
 }
 
 /// The misbehaviour at one mail; everything else goes well.
-pub(crate) type Fault = (Stage, Act);
+pub type Fault = (Stage, Act);
 
-/// What the relay saw.
-#[derive(Default)]
+/// What the relay saw, and is to do.
+#[derive(Debug, Default)]
 struct Seen {
     faults: Mutex<VecDeque<Option<Fault>>>,
+    /// At every mail, while it stands.
+    standing: watch::Sender<Option<Fault>>,
     mails: Mutex<Vec<Vec<u8>>>,
     connections: Mutex<usize>,
     arrived: Notify,
 }
 
-/// The server. Each mail takes the next fault; with none left all goes well.
-pub(crate) struct Relay {
-    url: SmtpUrl,
+/// The server. Each mail takes the next fault; with none left the standing one, and without that all goes well.
+#[derive(Debug)]
+pub struct Relay {
+    url: String,
     seen: Arc<Seen>,
     serving: JoinHandle<()>,
 }
 
 impl Relay {
-    pub(crate) async fn start(faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = SmtpUrl::try_from(format!("smtp://{}", listener.local_addr().unwrap())).unwrap();
+    /// Serves on a port that the system gives.
+    ///
+    /// # Panics
+    /// When it gives none.
+    pub async fn start(faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
+        Self::start_at("127.0.0.1:0", faults).await
+    }
+
+    /// Serves on an address.
+    ///
+    /// # Panics
+    /// When it is taken.
+    pub async fn start_at(address: &str, faults: impl IntoIterator<Item = Option<Fault>>) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
+        let url = format!("smtp://{}", listener.local_addr().expect("a port"));
         let seen = Arc::new(Seen { faults: Mutex::new(faults.into_iter().collect()), ..Seen::default() });
         let serving = tokio::spawn({
             let seen = Arc::clone(&seen);
             async move {
-                loop {
-                    let (stream, _) = listener.accept().await.unwrap();
-                    *seen.connections.lock().unwrap() += 1;
+                while let Ok((stream, _)) = listener.accept().await {
+                    *held(&seen.connections) += 1;
                     tokio::spawn(converse(stream, Arc::clone(&seen)));
                 }
             }
@@ -78,21 +100,40 @@ impl Relay {
         Self { url, seen, serving }
     }
 
-    pub(crate) fn url(&self) -> SmtpUrl {
+    /// Where it is: `smtp://host:port`.
+    #[must_use]
+    pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// The mails that arrived whole, whatever was answered.
-    pub(crate) fn mails(&self) -> Vec<Vec<u8>> {
-        self.seen.mails.lock().unwrap().clone()
+    /// From now on every mail for which none was given at the start meets this one.
+    pub fn stand(&self, fault: Option<Fault>) {
+        self.seen.standing.send_replace(fault);
     }
 
-    pub(crate) fn connections(&self) -> usize {
-        *self.seen.connections.lock().unwrap()
+    /// The mails that arrived whole, whatever was answered.
+    #[must_use]
+    pub fn mails(&self) -> Vec<Vec<u8>> {
+        held(&self.seen.mails).clone()
+    }
+
+    /// The same, and forgets them.
+    #[must_use]
+    pub fn take_mails(&self) -> Vec<Vec<u8>> {
+        std::mem::take(&mut *held(&self.seen.mails))
+    }
+
+    /// How many connections were made.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        *held(&self.seen.connections)
     }
 
     /// Waits until so many mails have arrived whole.
-    pub(crate) async fn arrived(&self, count: usize) {
+    ///
+    /// # Panics
+    /// When they do not within [`PATIENCE`].
+    pub async fn arrived(&self, count: usize) {
         let waiting = async {
             loop {
                 let next = self.seen.arrived.notified();
@@ -112,21 +153,31 @@ impl Drop for Relay {
     }
 }
 
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 struct Conversation {
     lines: BufReader<OwnedReadHalf>,
     answers: OwnedWriteHalf,
     fault: Option<Fault>,
+    standing: watch::Receiver<Option<Fault>>,
 }
 
 impl Conversation {
     /// `None` ends it.
     async fn at(&mut self, stage: Stage, good: &str) -> Option<()> {
-        let act = match &self.fault {
-            Some((faulty, act)) if *faulty == stage => act.clone(),
+        let fault = self.fault.clone().or_else(|| self.standing.borrow().clone());
+        let act = match fault {
+            Some((faulty, act)) if faulty == stage => act,
             _ => return self.say(good).await,
         };
         match act {
             Act::Answer(answer) => self.say(answer).await,
+            Act::Slow(pause) => {
+                tokio::time::sleep(pause).await;
+                self.say(good).await
+            }
             Act::Drop | Act::DropHalfway => None,
             Act::Hang => {
                 while self.line().await.is_some() {}
@@ -167,8 +218,9 @@ impl Conversation {
 
 async fn converse(stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
     let (read, answers) = stream.into_split();
-    let next = || seen.faults.lock().unwrap().pop_front().flatten();
-    let mut talk = Conversation { lines: BufReader::new(read), answers, fault: next() };
+    let next = || held(&seen.faults).pop_front().flatten();
+    let standing = seen.standing.subscribe();
+    let mut talk = Conversation { lines: BufReader::new(read), answers, fault: next(), standing };
     talk.at(Stage::Greeting, "220 relay.example").await?;
     loop {
         let line = talk.line().await?;
@@ -179,7 +231,7 @@ async fn converse(stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
             b"DATA" => {
                 talk.at(Stage::Data, "354 go on").await?;
                 let content = talk.content().await?;
-                seen.mails.lock().unwrap().push(content);
+                held(&seen.mails).push(content);
                 seen.arrived.notify_waiters();
                 talk.at(Stage::Content, "250 taken").await?;
                 talk.fault = next();

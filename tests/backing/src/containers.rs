@@ -6,31 +6,31 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::harness::DEADLINE;
-
+/// Long enough for a loaded machine; who waits this long has failed.
+const DEADLINE: Duration = Duration::from_secs(180);
 /// The services that are not ours.
 const BACKING: [&str; 3] = ["rabbitmq", "postgres", "mail"];
 /// What a part of `/readyz` says when it can do its work.
 const READY: [&str; 4] = ["as declared", "connected", "consuming", "listening"];
 
 /// Some containers of the composed system, by name or id.
-pub(crate) struct Containers(Vec<String>);
+pub struct Containers(Vec<String>);
 
 /// Every copy of a service, as compose names it.
-pub(crate) fn copies_of(service: &str) -> Containers {
+pub fn copies_of(service: &str) -> Containers {
     let found = all().into_iter().filter(|(_, of)| of == service).map(|(name, _)| name).collect::<Vec<_>>();
     assert!(!found.is_empty(), "no container of {service}: run compose/up");
     Containers(found)
 }
 
 /// Every copy of every service of ours.
-pub(crate) fn ours() -> Containers {
+pub fn ours() -> Containers {
     let ours = all().into_iter().filter(|(_, service)| !BACKING.contains(&service.as_str()));
     Containers(ours.map(|(name, _)| name).collect())
 }
 
 /// The container in which a worker's process runs, by the name that its events bear: `<service>@<host>:<process id>`.
-pub(crate) fn container_of(worker: &str) -> Containers {
+pub fn container_of(worker: &str) -> Containers {
     let host = worker.split_once('@').and_then(|(_, rest)| rest.split_once(':')).expect("a worker's name").0;
     Containers(vec![host.to_owned()])
 }
@@ -48,54 +48,71 @@ fn all() -> Vec<(String, String)> {
 
 impl Containers {
     /// These and others.
-    pub(crate) fn and(mut self, others: Self) -> Self {
+    pub fn and(mut self, others: Self) -> Self {
         self.0.extend(others.0);
         self
     }
 
     /// Ends them with no chance to say a word.
-    pub(crate) fn kill(&self) {
+    pub fn kill(&self) {
         self.each("kill", &["--signal", "KILL"]);
     }
 
+    /// Has them stand still, in the middle of whatever they do.
+    pub fn pause(&self) {
+        self.each("pause", &[]);
+    }
+
+    /// Lets them go on.
+    pub fn unpause(&self) {
+        self.each("unpause", &[]);
+    }
+
+    /// One of them, by any number.
+    #[must_use]
+    pub fn one(&self, number: usize) -> Self {
+        Self(vec![self.0[number % self.0.len()].clone()])
+    }
+
     /// Asks them to end, as an orchestrator would, and waits; their exit codes.
-    pub(crate) fn stop(&self) -> Vec<String> {
+    pub fn stop(&self) -> Vec<String> {
         self.each("stop", &["--time", "30"]);
         self.inspect("{{.State.ExitCode}}")
     }
 
-    pub(crate) fn start(&self) {
+    /// Starts them again.
+    pub fn start(&self) {
         self.each("start", &[]);
     }
 
     /// Since when each runs, and how often the engine had to start it again.
-    pub(crate) fn starts(&self) -> Vec<String> {
+    pub fn starts(&self) -> Vec<String> {
         self.inspect("{{.Name}} {{.State.StartedAt}} {{.RestartCount}}")
     }
 
     /// Runs a program in the first of them; what it wrote.
-    pub(crate) fn run(&self, program: &[&str]) -> String {
+    pub fn run(&self, program: &[&str]) -> String {
         docker(&[&["exec", &self.0[0]], program].concat())
     }
 
     /// Waits until the health check of each is content.
-    pub(crate) async fn healthy(&self) {
+    pub async fn healthy(&self) {
         self.until("healthy", |name| docker(&["inspect", "--format", "{{.State.Health.Status}}", name]) == "healthy")
             .await;
     }
 
     /// Waits until each says that it is alive.
-    pub(crate) async fn alive(&self) {
+    pub async fn alive(&self) {
         self.until("alive", |name| ask(name, "/livez").is_some_and(|(status, _)| status == 200)).await;
     }
 
     /// Waits until each says that it can do all of its work.
-    pub(crate) async fn ready(&self) {
+    pub async fn ready(&self) {
         self.until("ready", |name| ask(name, "/readyz").is_some_and(|(status, _)| status == 200)).await;
     }
 
     /// Waits until they have done so many jobs of a kind since they were started, all together.
-    pub(crate) async fn have_done(&self, kind: &str, jobs: u64) {
+    pub async fn have_done(&self, kind: &str, jobs: u64) {
         let end = Instant::now() + DEADLINE;
         let counter = format!("jobs_total{{kind=\"{kind}\",outcome=\"succeeded\"}} ");
         loop {
@@ -112,8 +129,19 @@ impl Containers {
         }
     }
 
+    /// What a counter stands at in each of them, by name: the sum of its lines with this label.
+    #[must_use]
+    pub fn counters(&self, counter: &str, label: &str) -> BTreeMap<String, u64> {
+        let count = |name: &String| {
+            let (_, metrics) = ask(name, "/metrics")?;
+            let lines = metrics.lines().filter(|line| line.starts_with(counter) && line.contains(label));
+            Some((name.clone(), lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()))
+        };
+        self.0.iter().filter_map(count).collect()
+    }
+
     /// Waits until just these parts of them cannot do their work, each as `web database`.
-    pub(crate) async fn lack(&self, parts: &[&str]) {
+    pub async fn lack(&self, parts: &[&str]) {
         let end = Instant::now() + DEADLINE;
         loop {
             let missing = self.missing_parts();
@@ -181,7 +209,7 @@ fn docker(arguments: &[&str]) -> String {
 }
 
 /// Runs a program to its end; its output.
-pub(crate) fn run(program: &str, arguments: &[&str]) -> Output {
+pub fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).output().unwrap_or_else(|error| panic!("{program}: {error}"));
     assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     output

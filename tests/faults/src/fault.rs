@@ -1,0 +1,261 @@
+//! The faults, each from its beginning to its end.
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::Context;
+use backing::containers::{Containers, copies_of};
+use backing::relay::{Act, Stage};
+use backing::{broker_password, composed};
+use chrono::Utc;
+use clap::ValueEnum;
+use lapin::BasicProperties;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use rand::Rng;
+use tokio::task::block_in_place;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::load::{Accepted, Kind, Load, Report};
+use crate::system::System;
+
+/// The load runs for so long before a fault begins.
+const BEFORE: Duration = Duration::from_secs(1);
+/// Past the heartbeat, which the suite sets to 2 s.
+const PAST_HEARTBEAT: Duration = Duration::from_secs(8);
+const SHORT: Duration = Duration::from_secs(4);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Fault {
+    /// RabbitMQ is killed (SIGKILL) and started again
+    BrokerKilled,
+    /// RabbitMQ stands still for longer than the heartbeat
+    BrokerPaused,
+    /// Every connection to the broker breaks off, and none is taken for a while
+    ConnectionsCut,
+    /// Every connection to the broker falls silent for longer than the heartbeat
+    ConnectionsHalfOpen,
+    /// RabbitMQ's memory alarm blocks whoever publishes
+    MemoryAlarm,
+    /// RabbitMQ's disk alarm blocks whoever publishes
+    DiskAlarm,
+    /// PostgreSQL is stopped and started again
+    PostgresStopped,
+    /// The volume of the reports is full
+    FilesFull,
+    /// Workers are killed (SIGKILL) one after another at random moments
+    WorkersKilled,
+    /// Each web is killed (SIGKILL) when the broker has a job and the caller no answer
+    WebKilled,
+    /// Every dispatcher is killed (SIGKILL) when the broker has a row's job and the row no mark
+    DispatchersKilled,
+    /// Messages come twice
+    DeliveredTwice,
+    /// Messages that nobody can read, and one that kills whoever runs it
+    Poison,
+    /// The mail relay takes its time for each answer
+    RelaySlow,
+    /// The mail relay puts off (4xx) what it is given
+    RelayDefers,
+    /// The mail relay refuses (5xx) what it is given
+    RelayRefuses,
+    /// The mail relay takes connections and says nothing
+    RelayHangs,
+    /// The mail relay takes a mail and drops the connection before it says so
+    RelayDrops,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.to_possible_value().as_ref().map_or("", |value| value.get_name()))
+    }
+}
+
+impl Fault {
+    /// What it is, in words.
+    pub(crate) fn description(self) -> String {
+        let value = self.to_possible_value();
+        value.as_ref().and_then(|value| value.get_help()).map(ToString::to_string).unwrap_or_default()
+    }
+
+    /// How long the load runs, at least.
+    pub(crate) fn length(self) -> Duration {
+        match self {
+            Self::BrokerPaused | Self::ConnectionsHalfOpen => PAST_HEARTBEAT + 2 * BEFORE,
+            Self::DeliveredTwice | Self::Poison => SHORT,
+            _ => SHORT + 3 * BEFORE,
+        }
+    }
+
+    /// Whether mails may end as dead letters.
+    pub(crate) fn kills_mails(self) -> bool {
+        self == Self::RelayRefuses
+    }
+
+    /// Begins it, and returns when it is over.
+    pub(crate) async fn strike(self, system: &System, load: &mut Load) -> anyhow::Result<()> {
+        sleep(BEFORE).await;
+        match self {
+            Self::BrokerKilled => {
+                let broker = copies_of("rabbitmq");
+                block_in_place(|| broker.kill());
+                block_in_place(|| broker.start());
+            }
+            Self::BrokerPaused => {
+                let broker = copies_of("rabbitmq");
+                block_in_place(|| broker.pause());
+                sleep(PAST_HEARTBEAT).await;
+                block_in_place(|| broker.unpause());
+            }
+            Self::ConnectionsCut => {
+                system.each_proxy(|proxy| proxy.cut(true));
+                sleep(SHORT).await;
+                system.each_proxy(|proxy| proxy.cut(false));
+            }
+            Self::ConnectionsHalfOpen => {
+                system.each_proxy(|proxy| proxy.silence(true));
+                sleep(PAST_HEARTBEAT).await;
+                system.each_proxy(|proxy| proxy.silence(false));
+            }
+            Self::MemoryAlarm => {
+                control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
+                sleep(SHORT).await;
+                control(&["set_vm_memory_high_watermark", "absolute", "1200MB"]);
+            }
+            Self::DiskAlarm => {
+                control(&["set_disk_free_limit", "1000000GB"]);
+                sleep(SHORT).await;
+                control(&["set_disk_free_limit", "1GB"]);
+            }
+            Self::PostgresStopped => {
+                let database = copies_of("postgres");
+                block_in_place(|| database.stop());
+                sleep(SHORT).await;
+                block_in_place(|| database.start());
+            }
+            Self::FilesFull => {
+                let reports = copies_of("pdf-report");
+                // It ends where the volume does.
+                let fill = "! cat /dev/zero > files/filling && test -s files/filling";
+                block_in_place(|| reports.run(&["bash", "-c", fill]));
+                sleep(SHORT).await;
+                block_in_place(|| reports.run(&["rm", "files/filling"]));
+            }
+            Self::WorkersKilled => kill_workers(system).await?,
+            Self::WebKilled => kill_webs(system, load).await,
+            Self::DispatchersKilled => kill_dispatchers(system, load).await,
+            Self::DeliveredTwice => publish_twice(load),
+            Self::Poison => poison(load).await?,
+            Self::RelaySlow => relay(system, Stage::Recipient, Act::Slow(Duration::from_millis(500))).await,
+            Self::RelayDefers => relay(system, Stage::Recipient, Act::Answer("451 4.3.0 later")).await,
+            Self::RelayRefuses => relay(system, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await,
+            Self::RelayHangs => relay(system, Stage::Sender, Act::Hang).await,
+            Self::RelayDrops => relay(system, Stage::Content, Act::Drop).await,
+        }
+        Ok(())
+    }
+}
+
+async fn healthy(containers: &Containers) {
+    block_in_place(|| tokio::runtime::Handle::current().block_on(containers.healthy()));
+}
+
+fn control(order: &[&str]) {
+    block_in_place(|| copies_of("rabbitmq").run(&[&["rabbitmqctl", "--quiet"], order].concat()));
+}
+
+async fn relay(system: &System, stage: Stage, act: Act) {
+    system.relay.stand(Some((stage, act)));
+    sleep(SHORT).await;
+    system.relay.stand(None);
+}
+
+async fn kill_workers(system: &System) -> anyhow::Result<()> {
+    for _ in 0..5 {
+        let chance = rand::rng().random_range(0..800);
+        sleep(Duration::from_millis(chance)).await;
+        system.noop_workers.kill(rand::rng().random_range(0..2))?;
+        let worker =
+            copies_of(if rand::random() { "email-worker" } else { "pdf-report" }).one(rand::random_range(0..2));
+        block_in_place(|| worker.kill());
+        block_in_place(|| worker.start());
+    }
+    Ok(())
+}
+
+/// The broker's answers are held back while callers ask, and the web dies before they come.
+async fn kill_webs(system: &System, load: &mut Load) {
+    for (number, web) in ["web", "web-2"].into_iter().enumerate() {
+        system.proxy(web).hold_answers(true);
+        for _ in 0..10 {
+            load.add(|ways| async move { ways.web.report(Report { web: Some(number), run_at: None }).await });
+        }
+        sleep(Duration::from_millis(300)).await;
+        let container = copies_of(web);
+        block_in_place(|| container.kill());
+        system.proxy(web).hold_answers(false);
+        block_in_place(|| container.start());
+        healthy(&container).await;
+    }
+}
+
+/// The broker's answers are held back when rows come due, and the dispatchers die before they come.
+async fn kill_dispatchers(system: &System, load: &mut Load) {
+    let due = Utc::now() + Duration::from_secs(3);
+    for _ in 0..20 {
+        load.add(|ways| async move { ways.web.report(Report { web: None, run_at: Some(due) }).await });
+    }
+    sleep(Duration::from_secs(2)).await;
+    system.proxy("dispatcher").hold_answers(true);
+    sleep(Duration::from_secs(2)).await;
+    let dispatchers = copies_of("dispatcher");
+    block_in_place(|| dispatchers.kill());
+    system.proxy("dispatcher").hold_answers(false);
+    block_in_place(|| dispatchers.start());
+    healthy(&dispatchers).await;
+}
+
+fn publish_twice(load: &mut Load) {
+    for number in 0..300 {
+        let id = Uuid::now_v7();
+        for _ in 0..2 {
+            match number % 10 {
+                0 => load.add(|ways| async move { ways.mail(id).await }),
+                _ => load.add(|ways| async move { ways.noop(id).await }),
+            }
+        }
+    }
+}
+
+/// Messages that no publisher of ours makes.
+async fn poison(load: &mut Load) -> anyhow::Result<()> {
+    let (password, port) = (broker_password("operator"), composed("POSTROOM_AMQP_PORT"));
+    let (connection, channel) =
+        backing::connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
+    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    let json = "application/json";
+    for (kind, worker, content_type, body) in [
+        ("noop.run", "noop.run", json, "{\"note\": "),
+        ("noop.run", "noop.run", json, "{\"note\": 7}"),
+        ("noop.run", "noop.run", "text/plain", "{\"note\": \"\"}"),
+        ("no.such.kind", "noop.run", json, "{}"),
+        ("noop.run", "noop.run", json, "{\"note\": \"kill\"}"),
+        ("email.send", "email.send", json, "[]"),
+        ("report.render", "report.render", json, "null"),
+    ] {
+        let id = Uuid::now_v7();
+        let properties = BasicProperties::default()
+            .with_message_id(id.to_string().into())
+            .with_type(kind.into())
+            .with_content_type(content_type.into())
+            .with_delivery_mode(2);
+        let (options, key) = (BasicPublishOptions::default(), format!("{worker}.normal"));
+        #[expect(clippy::disallowed_methods, reason = "it is meant to be what no publisher of ours would send")]
+        let publish = channel.basic_publish("postroom.jobs".into(), key.into(), options, body.as_bytes(), properties);
+        publish.await?.await.context("the broker takes the message")?;
+        load.add(move |_| async move { Ok(Accepted::now(id, Kind::Poison, 0)) });
+    }
+    channel.close(200, "done".into()).await?;
+    connection.close(200, "done".into()).await?;
+    Ok(())
+}

@@ -1,0 +1,211 @@
+//! The jobs that run while a fault strikes: reports by HTTP, mails and no-ops by the broker. A job counts as accepted from the
+//! `202` or the confirm; what gets neither is asked for again under the same id, as a good client does.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use backing::composed;
+use chrono::{DateTime, TimeDelta, Utc};
+use pipeline::Job;
+use pipeline::jobs::{Noop, SendEmail};
+use pipeline::{OutgoingJob, Publisher};
+use reqwest::{Client, StatusCode};
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use uuid::Uuid;
+
+/// Whoever asks gives up after this.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(250);
+/// Of a hundred jobs so many are reports, each with its mail, and so many are mails of their own; the rest are no-ops.
+const REPORTS: u32 = 1;
+const MAILS: u32 = 4;
+
+/// How jobs are handed in.
+#[derive(Debug)]
+pub(crate) struct Ways {
+    pub(crate) web: Web,
+    pub(crate) noops: Publisher,
+    pub(crate) mails: Publisher,
+    /// Of the mails, which are all about one report.
+    pub(crate) mail: SendEmail,
+}
+
+/// Every copy of web, for one caller.
+#[derive(Debug)]
+pub(crate) struct Web {
+    client: Client,
+    /// Where the copies are.
+    copies: [String; 2],
+    token: &'static str,
+    asked: AtomicU32,
+}
+
+/// What is known of a job that was accepted.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Accepted {
+    pub(crate) id: Uuid,
+    pub(crate) kind: Kind,
+    pub(crate) at: DateTime<Utc>,
+    /// How often it was asked for without an answer that told whether it was accepted, or with one that said no.
+    pub(crate) in_vain: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// With a mail that follows from it.
+    Report,
+    Mail,
+    Noop,
+    /// What can never be done.
+    Poison,
+}
+
+impl Accepted {
+    pub(crate) fn now(id: Uuid, kind: Kind, in_vain: u32) -> Self {
+        Self { id, kind, at: Utc::now(), in_vain }
+    }
+
+    /// The id of the mail that a report asks for.
+    pub(crate) fn mail(&self) -> Option<Uuid> {
+        match self.kind {
+            Kind::Report => Some(Uuid::new_v5(&self.id, SendEmail::KIND.as_bytes())),
+            Kind::Mail => Some(self.id),
+            Kind::Noop | Kind::Poison => None,
+        }
+    }
+}
+
+/// Jobs that are being handed in.
+#[derive(Debug)]
+pub(crate) struct Load {
+    pub(crate) ways: Arc<Ways>,
+    tasks: JoinSet<anyhow::Result<Accepted>>,
+}
+
+impl Load {
+    /// Hands in so many jobs, evenly over a time.
+    pub(crate) fn start(ways: &Arc<Ways>, jobs: u32, over: Duration) -> Self {
+        let mut load = Self { ways: Arc::clone(ways), tasks: JoinSet::new() };
+        let begin = Instant::now();
+        for number in 0..jobs {
+            let (ways, due) = (Arc::clone(ways), begin + over * number / jobs);
+            load.tasks.spawn(async move {
+                sleep_until(due).await;
+                match number % 100 {
+                    place if place < REPORTS => ways.web.report(Report::default()).await,
+                    place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
+                    _ => ways.noop(Uuid::now_v7()).await,
+                }
+            });
+        }
+        load
+    }
+
+    /// Hands in one more.
+    pub(crate) fn add<F>(&mut self, job: impl FnOnce(Arc<Ways>) -> F)
+    where
+        F: Future<Output = anyhow::Result<Accepted>> + Send + 'static,
+    {
+        self.tasks.spawn(job(Arc::clone(&self.ways)));
+    }
+
+    /// Waits until each job was accepted.
+    pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<Accepted>> {
+        let mut accepted = Vec::with_capacity(self.tasks.len());
+        while let Some(job) = self.tasks.join_next().await {
+            accepted.push(job??);
+        }
+        // What was handed in twice is one job.
+        accepted.sort_by_key(|job| (job.id, job.at));
+        accepted.dedup_by_key(|job| job.id);
+        Ok(accepted)
+    }
+}
+
+/// How a report is asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Report {
+    /// The copy of web that is asked first; else each in turn.
+    pub(crate) web: Option<usize>,
+    /// When it is due.
+    pub(crate) run_at: Option<DateTime<Utc>>,
+}
+
+impl Ways {
+    pub(crate) async fn noop(&self, id: Uuid) -> anyhow::Result<Accepted> {
+        let job = OutgoingJob::new(id, Noop { note: String::new() });
+        let in_vain = publish(&self.noops, &job).await?;
+        Ok(Accepted::now(id, Kind::Noop, in_vain))
+    }
+
+    pub(crate) async fn mail(&self, id: Uuid) -> anyhow::Result<Accepted> {
+        let in_vain = publish(&self.mails, &OutgoingJob::new(id, self.mail.clone())).await?;
+        Ok(Accepted::now(id, Kind::Mail, in_vain))
+    }
+}
+
+impl Web {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        // Web closes a connection that rests for 5 s; one that is used in that very moment would break off.
+        let client = Client::builder().timeout(Duration::from_secs(10)).pool_idle_timeout(Duration::from_secs(2));
+        let copies =
+            ["POSTROOM_WEB_PORT", "POSTROOM_WEB_2_PORT"].map(|port| format!("http://127.0.0.1:{}", composed(port)));
+        Ok(Self { client: client.build()?, copies, token: composed("POSTROOM_TOKEN_ALICE"), asked: AtomicU32::new(0) })
+    }
+
+    pub(crate) async fn report(&self, report: Report) -> anyhow::Result<Accepted> {
+        let (key, end) = (Uuid::new_v4(), Instant::now() + PATIENCE);
+        let turn = self.asked.fetch_add(1, Ordering::Relaxed) as usize;
+        let day = (Utc::now() - TimeDelta::days(30 + i64::from(turn as u32 % 300))).date_naive();
+        let mut body = json!({"report": "sales", "period": {"from": day, "to": day}});
+        if let Some(run_at) = report.run_at {
+            body["run_at"] = json!(run_at);
+        }
+        for in_vain in 0.. {
+            let web = report.web.unwrap_or(turn) + in_vain as usize;
+            match self.post(web, key, &body).await {
+                Ok((StatusCode::ACCEPTED, job)) => {
+                    let id = job["id"].as_str().context("a 202 without an id")?.parse()?;
+                    return Ok(Accepted::now(id, Kind::Report, in_vain));
+                }
+                // What the problem type says to repeat, a gateway's word, or no word at all.
+                Ok((status, _)) if status.is_server_error() => {}
+                Ok((status, problem)) => bail!("a report was answered {status}: {problem}"),
+                Err(_) => {}
+            }
+            ensure!(Instant::now() < end, "no web takes a report");
+            sleep(PAUSE).await;
+        }
+        bail!("there is no web")
+    }
+
+    /// Whether a report's file is there, and whole.
+    pub(crate) async fn has_file(&self, report: Uuid) -> anyhow::Result<bool> {
+        let url = format!("{}/v1/reports/{report}/pdf", self.copies[0]);
+        let response = self.client.get(url).bearer_auth(self.token).send().await?;
+        let found = response.status() == StatusCode::OK;
+        let file = response.bytes().await?;
+        Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))
+    }
+
+    async fn post(&self, web: usize, key: Uuid, body: &Value) -> reqwest::Result<(StatusCode, Value)> {
+        let web = &self.copies[web % self.copies.len()];
+        let request = self.client.post(format!("{web}/v1/reports")).bearer_auth(self.token);
+        let response = request.header("idempotency-key", key.to_string()).json(body).send().await?;
+        Ok((response.status(), response.json().await?))
+    }
+}
+
+async fn publish<J: Job>(publisher: &Publisher, job: &OutgoingJob<J>) -> anyhow::Result<u32> {
+    let (end, mut in_vain) = (Instant::now() + PATIENCE, 0);
+    while let Err(error) = publisher.publish_job(job).await {
+        ensure!(Instant::now() < end, "the broker takes no job: {error}");
+        in_vain += 1;
+        sleep(PAUSE).await;
+    }
+    Ok(in_vain)
+}

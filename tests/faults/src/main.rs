@@ -1,0 +1,98 @@
+//! Puts the composed system under load, strikes it with one fault after another, and counts what was lost. `tests/faults/run`
+//! starts the system and this.
+
+#![expect(clippy::print_stdout, reason = "a command line")]
+
+mod fault;
+mod load;
+mod noop_workers;
+mod system;
+mod table;
+mod verdict;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use chrono::Utc;
+use clap::{Parser, ValueEnum};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{RngCore, SeedableRng};
+
+use crate::fault::Fault;
+use crate::load::Load;
+use crate::system::System;
+use crate::table::Table;
+use crate::verdict::Verdict;
+
+/// Strikes the composed system with one fault after another while it works, and tells what was lost.
+#[derive(Debug, Parser)]
+#[command(name = "tests/faults/run")]
+struct Arguments {
+    /// Jobs that each fault meets
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
+    jobs: u32,
+    /// Strikes in random order for so long, instead of each fault once
+    #[arg(long)]
+    minutes: Option<u64>,
+    /// Where the random order begins; it is printed, so that it can be repeated
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Only this fault; may be given several times
+    #[arg(long, value_enum)]
+    only: Vec<Fault>,
+    /// Puts the table into this page, between its markers
+    #[arg(long)]
+    write: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let begun = Instant::now();
+    let system = System::start().await?;
+    println!("the system is ready after {} s", begun.elapsed().as_secs());
+    let mut table = Table::default();
+    for fault in order(&arguments) {
+        let begun = Instant::now();
+        let verdict = strike(&system, fault, arguments.jobs).await?;
+        println!("{:>4} s  {fault}: {verdict}", begun.elapsed().as_secs());
+        table.add(fault, &verdict);
+    }
+    println!("\n{}", table.aligned());
+    if let Some(page) = &arguments.write {
+        table.write_into(page, arguments.jobs)?;
+    }
+    system.stop().await;
+    ensure!(table.is_whole(), "something was lost, ended twice, ended otherwise than it should, or was left behind");
+    Ok(())
+}
+
+/// Each fault once, or by chance until the time is over.
+fn order(arguments: &Arguments) -> Box<dyn Iterator<Item = Fault>> {
+    let faults = if arguments.only.is_empty() { Fault::value_variants().to_vec() } else { arguments.only.clone() };
+    let Some(minutes) = arguments.minutes else {
+        return Box::new(faults.into_iter());
+    };
+    let seed = arguments.seed.unwrap_or_else(|| rand::rng().next_u64());
+    println!("--seed {seed}");
+    let (mut chance, end) = (StdRng::seed_from_u64(seed), Instant::now() + Duration::from_secs(60 * minutes));
+    Box::new(std::iter::from_fn(move || if Instant::now() < end { faults.choose(&mut chance).copied() } else { None }))
+}
+
+async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verdict> {
+    let before = system.acked_as_done();
+    let mut load = Load::start(&system.ways, jobs, fault.length());
+    fault.strike(system, &mut load).await?;
+    let over = Utc::now();
+    let accepted = load.finish().await?;
+    system.ready().await;
+    let mut verdict = Verdict::of(system, fault, &accepted, over).await?;
+    let after = system.acked_as_done();
+    // A container that was started anew has counted from 0.
+    let since =
+        |(name, after): (&String, &u64)| after.checked_sub(before.get(name).copied().unwrap_or(0)).unwrap_or(*after);
+    verdict.duplicates += after.iter().map(since).sum::<u64>();
+    Ok(verdict)
+}

@@ -1,0 +1,203 @@
+//! The system under test: the ways into it that the suite can cut, silence and hold back, and what stands on its broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use backing::containers::{copies_of, ours};
+use backing::relay::Relay;
+use backing::{Proxy, broker_password, composed};
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
+use pipeline::jobs::SendEmail;
+use pipeline::{Broker, BrokerState};
+use reqwest::{Client, Method, Response};
+use serde_json::{Value, json};
+use sqlx::{Connection, PgConnection};
+use tokio::task::block_in_place;
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::load::{Report, Ways, Web};
+use crate::noop_workers::NoopWorkers;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(100);
+/// Whose connections to the broker have a proxy of their own, and the variable that says where.
+const PROXIES: [(&str, &str); 7] = [
+    ("web", "POSTROOM_FAULTS_WEB"),
+    ("web-2", "POSTROOM_FAULTS_WEB_2"),
+    ("email-worker", "POSTROOM_FAULTS_EMAIL_WORKER"),
+    ("pdf-report", "POSTROOM_FAULTS_PDF_REPORT"),
+    ("dispatcher", "POSTROOM_FAULTS_DISPATCHER"),
+    ("noop-worker", "POSTROOM_FAULTS_NOOP_WORKER"),
+    ("load", "POSTROOM_FAULTS_LOAD"),
+];
+
+#[derive(Debug)]
+pub(crate) struct System {
+    pub(crate) ways: Arc<Ways>,
+    pub(crate) relay: Relay,
+    pub(crate) noop_workers: NoopWorkers,
+    proxies: BTreeMap<&'static str, Proxy>,
+    brokers: [Broker; 2],
+    management: Client,
+}
+
+impl System {
+    /// Opens the ways, and waits until a report has gone all of them.
+    pub(crate) async fn start() -> anyhow::Result<Self> {
+        let broker = format!("amqp://127.0.0.1:{}", composed("POSTROOM_AMQP_PORT"));
+        let mut proxies = BTreeMap::new();
+        for (name, variable) in PROXIES {
+            proxies.insert(name, Proxy::start_at(composed(variable), &broker).await);
+        }
+        let relay = Relay::start_at(composed("POSTROOM_FAULTS_RELAY"), []).await;
+        let noop_workers = NoopWorkers::start(2)?;
+        let brokers = [load_broker("noop-worker").await?, load_broker("pdf-report").await?];
+        let [noops, mails] = brokers.each_ref().map(Broker::publisher);
+        let web = Web::new()?;
+        let mail = mail_about(web.report(Report::default()).await?.id).await?;
+        let ways = Arc::new(Ways { web, noops, mails, mail });
+        let management = Client::builder().timeout(Duration::from_secs(10)).build()?;
+        let system = Self { ways, relay, noop_workers, proxies, brokers, management };
+        system.ready().await;
+        Ok(system)
+    }
+
+    /// The way of a service, or of the load, to the broker.
+    pub(crate) fn proxy(&self, name: &str) -> &Proxy {
+        &self.proxies[name]
+    }
+
+    pub(crate) fn each_proxy(&self, order: impl Fn(&Proxy)) {
+        self.proxies.values().for_each(order);
+    }
+
+    /// Waits until every service says that it can do all of its work.
+    pub(crate) async fn ready(&self) {
+        block_in_place(|| tokio::runtime::Handle::current().block_on(ours().ready()));
+    }
+
+    /// Waits until no queue holds anything but dead letters; those that do when the patience is over.
+    pub(crate) async fn rest(&self, patience: Duration) -> anyhow::Result<BTreeMap<String, u64>> {
+        let end = Instant::now() + patience;
+        loop {
+            let mut queues = self.queues().await?;
+            queues.retain(|queue, _| !queue.ends_with(".dead"));
+            if queues.is_empty() || Instant::now() > end {
+                return Ok(queues);
+            }
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// How often each container has acked a delivery of a job that it knew to be done.
+    pub(crate) fn acked_as_done(&self) -> BTreeMap<String, u64> {
+        let workers = copies_of("email-worker").and(copies_of("pdf-report"));
+        block_in_place(|| workers.counters("jobs_total", "outcome=\"repeated\""))
+    }
+
+    /// Compares the dead letters with the jobs that are dead, and removes them.
+    pub(crate) async fn bury(&self, dead: u64, wrong: &mut Vec<String>) -> anyhow::Result<()> {
+        let letters = self.queues().await?.into_iter().filter(|(queue, _)| queue.ends_with(".dead"));
+        let letters: BTreeMap<String, u64> = letters.collect();
+        if letters.values().sum::<u64>() != dead {
+            wrong.push(format!("{dead} jobs are dead, and these are the dead letters: {letters:?}"));
+        }
+        for queue in letters.keys() {
+            self.manage(Method::DELETE, &format!("queues/postroom/{queue}/contents")).await?;
+        }
+        Ok(())
+    }
+
+    /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them up to 5 s ago (a quorum
+    /// queue tells no sooner), those that are ready as they are now.
+    async fn queues(&self) -> anyhow::Result<BTreeMap<String, u64>> {
+        let answer = self.manage(Method::GET, "queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
+        let queues: Vec<Value> = answer.json().await?;
+        let (password, port) = (broker_password("operator"), composed("POSTROOM_AMQP_PORT"));
+        let url = format!("amqp://operator:{password}@127.0.0.1:{port}/postroom");
+        let (connection, channel) = backing::connect(&url).await;
+        let mut held = BTreeMap::new();
+        // An exclusive queue belongs to a connection and may not be asked by another.
+        for queue in queues.iter().filter(|queue| queue["exclusive"] != true) {
+            let name = queue["name"].as_str().context("a queue without a name")?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+            let declared = channel.queue_declare(name.into(), options, FieldTable::default()).await?;
+            let messages = queue["messages"].as_u64().unwrap_or_default().max(declared.message_count().into());
+            if messages > 0 {
+                held.insert(name.to_owned(), messages);
+            }
+        }
+        connection.close(200, "done".into()).await?;
+        Ok(held)
+    }
+
+    async fn manage(&self, method: Method, path: &str) -> anyhow::Result<Response> {
+        let url = format!("http://127.0.0.1:{}/api/{path}", composed("POSTROOM_MANAGEMENT_PORT"));
+        let request = self.management.request(method, url).basic_auth("operator", Some(broker_password("operator")));
+        Ok(request.send().await?.error_for_status()?)
+    }
+
+    pub(crate) async fn stop(self) {
+        for broker in self.brokers {
+            broker.close().await;
+        }
+    }
+}
+
+/// A way to publish as a service may.
+async fn load_broker(service: &str) -> anyhow::Result<Broker> {
+    let (password, load) = (broker_password(service), composed("POSTROOM_FAULTS_LOAD"));
+    let settings = json!({
+        "url": format!("amqp://{service}:{password}@{load}/postroom?heartbeat=2"),
+        "time_scale": composed("POSTROOM_FAULTS_TIME_SCALE").parse::<f64>()?,
+        "queue_length": 200_000,
+    });
+    let broker = Broker::start(&serde_json::from_value(settings)?, service)?;
+    let (state, end) = (broker.publishing_state(), Instant::now() + PATIENCE);
+    while state() != BrokerState::Connected {
+        ensure!(Instant::now() < end, "no connection to the broker: {}", state());
+        sleep(PAUSE).await;
+    }
+    Ok(broker)
+}
+
+/// A mail about a report, once that is there.
+async fn mail_about(report: Uuid) -> anyhow::Result<SendEmail> {
+    let (mut database, end) = (database().await?, Instant::now() + PATIENCE);
+    let query = "SELECT result::text FROM jobs WHERE id = $1 AND state = 'succeeded'";
+    let result: Value = loop {
+        let result: Option<String> = sqlx::query_scalar(query).bind(report).fetch_optional(&mut database).await?;
+        if let Some(result) = result {
+            break serde_json::from_str(&result)?;
+        }
+        ensure!(Instant::now() < end, "the first report is not made");
+        sleep(PAUSE).await;
+    };
+    let file = json!({
+        "key": format!("reports/{report}.pdf"), "name": result["name"], "content_type": "application/pdf",
+        "bytes": result["bytes"],
+    });
+    let data = json!({
+        "report_id": report, "title": result["title"], "period": result["period"], "pages": result["pages"], "file": file,
+    });
+    let to = json!({"name": "Reader", "address": "reader@shop.example"});
+    Ok(serde_json::from_value(json!({"to": to, "template": "report-ready", "data": data}))?)
+}
+
+/// A connection of the suite's own to the database.
+pub(crate) async fn database() -> anyhow::Result<PgConnection> {
+    let (password, port) = (composed("POSTROOM_DATABASE_PASSWORD"), composed("POSTROOM_POSTGRES_PORT"));
+    let url = format!("postgres://postroom:{password}@127.0.0.1:{port}/postroom");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match PgConnection::connect(&url).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) if Instant::now() > end => return Err(error).context("connect to PostgreSQL"),
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}

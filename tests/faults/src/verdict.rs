@@ -1,0 +1,207 @@
+//! What became of the jobs that a fault met: what the callers were promised against what the database, the broker and the mail
+//! relay hold once everything has come to rest.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mail_parser::MessageParser;
+use sqlx::{FromRow, PgConnection};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::fault::Fault;
+use crate::load::{Accepted, Kind};
+use crate::system::{self, System};
+
+/// How long after the last job was accepted all of them may take to end, and the queues to empty.
+const PATIENCE: Duration = Duration::from_secs(120);
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a fault did, in numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) accepted: u64,
+    /// Of these: asked for more than once, because the first time had no answer, or was refused.
+    pub(crate) asked_again: u64,
+    /// Of these (and the mails that follow from them): in one final state, reached once.
+    pub(crate) ended_once: u64,
+    /// Without an end, or a mail that was noted as sent and did not arrive.
+    pub(crate) lost: u64,
+    /// Runs of an attempt that had one already, and deliveries of a job that was known to be done: they came again, and changed
+    /// nothing.
+    pub(crate) duplicates: u64,
+    /// Mails of which a sender ended without knowing whether they went out.
+    pub(crate) maybe_sent: u64,
+    /// Mails that arrived more than once, under the same `Message-ID`.
+    pub(crate) mails_twice: u64,
+    /// From the end of the fault until every job that was accepted before that had ended.
+    pub(crate) recovered_after: Duration,
+    /// Queues that still held something; dead letters are not counted.
+    pub(crate) unfinished: BTreeMap<String, u64>,
+    /// What else was not as it should be, in words.
+    pub(crate) wrong: Vec<String>,
+}
+
+#[derive(Debug, FromRow)]
+struct JobRow {
+    id: Uuid,
+    state: String,
+    finished_at: Option<DateTime<Utc>>,
+    /// Final events that decided the state.
+    ends: i64,
+    /// Runs beyond the first of each attempt.
+    repeated: i64,
+    maybe_sent: bool,
+}
+
+const JOBS: &str = "
+    SELECT jobs.id, jobs.state, jobs.finished_at,
+           count(*) FILTER (WHERE event.effect = 'moved'
+               AND event.event_type IN ('job.succeeded', 'job.refused', 'job.cancelled', 'job.dead')) AS ends,
+           count(DISTINCT event.run_id) - count(DISTINCT (event.replays, event.attempt)) FILTER (WHERE event.run_id IS NOT NULL)
+               AS repeated,
+           coalesce(bool_or(mail.maybe_sent), false) AS maybe_sent
+    FROM jobs
+    LEFT JOIN job_events AS event ON event.job_id = jobs.id
+    LEFT JOIN sent_mails AS mail ON mail.job_id = jobs.id
+    WHERE jobs.id = ANY($1)
+    GROUP BY jobs.id";
+
+impl Verdict {
+    /// Waits until everything has come to rest, or has had time to.
+    pub(crate) async fn of(
+        system: &System,
+        fault: Fault,
+        accepted: &[Accepted],
+        over: DateTime<Utc>,
+    ) -> anyhow::Result<Self> {
+        let mut database = system::database().await?;
+        let expected = expectations(fault, accepted);
+        let ids: Vec<Uuid> = expected.keys().copied().collect();
+        let asked_again = accepted.iter().filter(|job| job.in_vain > 0).count() as u64;
+        let mut verdict = Self { accepted: accepted.len() as u64, asked_again, ..Self::default() };
+        all_ended(&mut database, &ids).await?;
+        verdict.unfinished = system.rest(PATIENCE).await?;
+
+        let rows: Vec<JobRow> = sqlx::query_as(JOBS).bind(&ids).fetch_all(&mut database).await?;
+        let rows: HashMap<Uuid, JobRow> = rows.into_iter().map(|row| (row.id, row)).collect();
+        let mails = arrived(system);
+        for (id, expected) in &expected {
+            verdict.judge(*id, *expected, rows.get(id), mails.get(id).copied().unwrap_or_default());
+        }
+        for report in accepted.iter().filter(|job| job.kind == Kind::Report) {
+            if !system.ways.web.has_file(report.id).await? {
+                verdict.wrong.push(format!("the file of {} is not there, or not whole", report.id));
+            }
+        }
+        let last = accepted.iter().filter(|job| job.at <= over).flat_map(|job| [Some(job.id), job.mail()]).flatten();
+        let last = last.filter_map(|id| rows.get(&id)?.finished_at).max();
+        verdict.recovered_after = last.and_then(|last| (last - over).to_std().ok()).unwrap_or_default();
+        system.bury(rows.values().filter(|row| row.state == "dead").count() as u64, &mut verdict.wrong).await?;
+        Ok(verdict)
+    }
+
+    fn judge(&mut self, id: Uuid, expected: Expected, row: Option<&JobRow>, arrived: u64) {
+        let Some(row) = row.filter(|row| row.finished_at.is_some()) else {
+            self.lost += 1;
+            return;
+        };
+        self.duplicates += u64::try_from(row.repeated).unwrap_or_default();
+        self.maybe_sent += u64::from(row.maybe_sent);
+        self.mails_twice += u64::from(arrived > 1);
+        if row.ends == 1 {
+            self.ended_once += u64::from(expected.counts);
+        } else {
+            self.wrong.push(format!("{id} ended {} times", row.ends));
+        }
+        if !(row.state == "succeeded" && expected.may_succeed || row.state == "dead" && expected.may_die) {
+            self.wrong.push(format!("{id} is {}", row.state));
+        }
+        if expected.is_mail {
+            self.lost += u64::from(row.state == "succeeded" && arrived == 0);
+            if arrived > 1 && !row.maybe_sent {
+                self.wrong.push(format!("the mail {id} arrived {arrived} times, and nobody knows why"));
+            }
+        }
+    }
+
+    pub(crate) fn is_whole(&self) -> bool {
+        self.lost == 0 && self.ended_once == self.accepted && self.unfinished.is_empty() && self.wrong.is_empty()
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "{} accepted, {} of them asked for again, {} ended once, {} lost, {} duplicates absorbed, {} mails maybe sent, {} arrived twice, recovered after {:.1} s",
+            self.accepted,
+            self.asked_again,
+            self.ended_once,
+            self.lost,
+            self.duplicates,
+            self.maybe_sent,
+            self.mails_twice,
+            self.recovered_after.as_secs_f64()
+        )?;
+        for (queue, messages) in &self.unfinished {
+            write!(formatter, "\n        {messages} left in {queue}")?;
+        }
+        for wrong in self.wrong.iter().take(10) {
+            write!(formatter, "\n        {wrong}")?;
+        }
+        Ok(())
+    }
+}
+
+/// How a job may end.
+#[derive(Clone, Copy, Debug)]
+struct Expected {
+    may_succeed: bool,
+    may_die: bool,
+    is_mail: bool,
+    /// Whether somebody was promised it: the mail of a report is not counted beside the report.
+    counts: bool,
+}
+
+fn expectations(fault: Fault, accepted: &[Accepted]) -> BTreeMap<Uuid, Expected> {
+    let mut expected = BTreeMap::new();
+    for job in accepted {
+        let is_mail = job.kind == Kind::Mail;
+        let is_poison = job.kind == Kind::Poison;
+        let may_die = is_poison || is_mail && fault.kills_mails();
+        expected.insert(job.id, Expected { may_succeed: !is_poison, may_die, is_mail, counts: true });
+        if let (Kind::Report, Some(mail)) = (job.kind, job.mail()) {
+            let may_die = fault.kills_mails();
+            expected.insert(mail, Expected { may_succeed: true, may_die, is_mail: true, counts: false });
+        }
+    }
+    expected
+}
+
+/// How often each mail arrived, by the id of its job.
+fn arrived(system: &System) -> HashMap<Uuid, u64> {
+    let mut count = HashMap::new();
+    for mail in system.relay.take_mails() {
+        let mail = MessageParser::default().parse_headers(&mail);
+        let id = mail.as_ref().and_then(|mail| mail.message_id()?.split('@').next()?.parse().ok());
+        if let Some(id) = id {
+            *count.entry(id).or_default() += 1;
+        }
+    }
+    count
+}
+
+async fn all_ended(database: &mut PgConnection, ids: &[Uuid]) -> anyhow::Result<()> {
+    let query = "SELECT count(*) FROM jobs WHERE id = ANY($1) AND finished_at IS NOT NULL";
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let ended: i64 = sqlx::query_scalar(query).bind(ids).fetch_one(&mut *database).await?;
+        if usize::try_from(ended).is_ok_and(|ended| ended == ids.len()) || Instant::now() > end {
+            return Ok(());
+        }
+        sleep(PAUSE).await;
+    }
+}
