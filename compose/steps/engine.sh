@@ -26,7 +26,9 @@ docker() {
 }
 
 compose() {
-    docker compose --file "$compose_folder/compose.yaml" "$@"
+    local files=(--file "$compose_folder/compose.yaml")
+    [[ $cluster == false ]] || files+=(--file "$compose_folder/cluster.yaml")
+    docker compose "${files[@]}" "$@"
 }
 
 engine_answers() {

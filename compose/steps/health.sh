@@ -41,3 +41,19 @@ explain() {
     docker inspect --format "$format restarted {{.RestartCount}} times; its last words:" "$1" >&2
     docker logs --tail 25 "$1" 2>&1 | sed 's/^/  | /' >&2
 }
+
+# A queue that was declared before its node had met the others gets its further members a moment later.
+wait_until_replicated() {
+    quietly "Waiting until each queue has three members" replicated_in_time || die "not every queue has three members"
+}
+
+replicated_in_time() {
+    local deadline=$((SECONDS + patience))
+    until compose exec -T rabbitmq bash -c "$each_queue_has_three"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.5
+    done
+}
+
+each_queue_has_three='rabbitmqctl --quiet --formatter json list_queues --vhost postroom type online |
+    jq --exit-status "map(select(.type == \"quorum\").online | length) | length > 0 and all(. == 3)"'

@@ -9,10 +9,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 use crate::connection::{LinkState, Supervised};
 use crate::fullness::Fullness;
+use crate::nodes::Nodes;
 use crate::publisher::Publisher;
 use crate::topology::{self, Inspector, Management, Scale, ServiceRow, Topology};
 use crate::tracker::{self, TrackEvents};
@@ -25,24 +25,25 @@ const PUBLISH_DEADLINE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BrokerSettings {
-    /// `amqp://user:password@host:port/vhost`.
+    /// `amqp://user:password@host:port/vhost`, or several of these with commas between: nodes of one cluster, of which any
+    /// will do.
     pub url: SecretString,
     /// Multiplies every wait between attempts. 1 but in tests, which use a virtual host of their own: queues that stand keep
     /// the waits that they were declared with.
     pub time_scale: f64,
     /// Messages ready in a work queue before further ones are refused, 10 to 10,000,000. The queues keep it, too.
     pub queue_length: u32,
-    /// `http://host:15672`: where the broker's management API is, if what stands on the broker is to be compared with the topology.
-    /// User and password are those of `url`; the user needs the tag `management`.
+    /// `http://host:15672`, or several: where the broker's management API is, if what stands on the broker is to be compared with
+    /// the topology. User and password are those of `url`; the user needs the tag `management`.
     #[serde(default)]
-    pub management_url: Option<Url>,
+    pub management_url: Option<String>,
 }
 
 /// Why a broker cannot even be tried.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
-    /// The URL cannot be read. (It is not shown: it holds a password.)
-    #[error("broker.url is no AMQP URL: {0}")]
+    /// The URL, or one of several, cannot be used. (None is shown: they hold a password.)
+    #[error("broker.url: {0}")]
     Url(String),
     /// The time scale is not a positive number.
     #[error("broker.time_scale must be above 0, at most 1000")]
@@ -101,14 +102,15 @@ impl Broker {
         if !(10..=10_000_000).contains(&settings.queue_length) {
             return Err(SettingsError::QueueLength);
         }
-        let uri = with_heartbeat(settings.url.expose_secret())?;
+        let (nodes, uri) =
+            Nodes::parse(settings.url.expose_secret()).map_err(|error| SettingsError::Url(error.to_string()))?;
         let scale = Scale { time: settings.time_scale, queue_length: settings.queue_length };
         let topology = Topology::of(row, scale);
         let inspector = inspector(settings, &uri, &topology, scale)?;
         let inspections = || inspector.as_ref().map(Inspector::inspections);
         let publishing =
-            Supervised::start(uri.clone(), format!("{service} publishing"), topology.clone(), inspections());
-        let consuming = Supervised::start(uri, format!("{service} consuming"), topology, inspections());
+            Supervised::start(nodes.clone(), format!("{service} publishing"), topology.clone(), inspections());
+        let consuming = Supervised::start(nodes, format!("{service} consuming"), topology, inspections());
         let publisher = Publisher::new(publishing.state(), service, PUBLISH_DEADLINE);
         let (consumes, _) = watch::channel(BTreeSet::new());
         let (away, _) = watch::channel(BTreeSet::new());
@@ -241,13 +243,12 @@ impl Broker {
 
 fn inspector(
     settings: &BrokerSettings,
-    uri: &str,
+    broker: &AMQPUri,
     own: &Topology,
     scale: Scale,
 ) -> Result<Option<Inspector>, SettingsError> {
-    let Some(url) = &settings.management_url else { return Ok(None) };
-    let broker = uri.parse::<AMQPUri>().map_err(SettingsError::Url)?;
-    let management = Management::new(url, &broker).map_err(|error| SettingsError::ManagementUrl(error.to_string()))?;
+    let Some(urls) = &settings.management_url else { return Ok(None) };
+    let management = Management::new(urls, broker).map_err(|error| SettingsError::ManagementUrl(error.to_string()))?;
     Ok(Some(Inspector::start(management, own.clone(), Topology::all(scale), scale.time)))
 }
 
@@ -273,14 +274,4 @@ fn state_of(link: watch::Receiver<LinkState>) -> impl Fn() -> BrokerState + Send
         LinkState::Up(_) => BrokerState::Connected,
         LinkState::Down { reason } => BrokerState::Disconnected(reason.clone()),
     }
-}
-
-/// 10 s notices a dead peer soon and stands a slow one; the broker's own 60 s is too long for people who wait.
-fn with_heartbeat(url: &str) -> Result<String, SettingsError> {
-    url.parse::<AMQPUri>().map_err(SettingsError::Url)?;
-    if url.contains("heartbeat=") {
-        return Ok(url.to_owned());
-    }
-    let separator = if url.contains('?') { '&' } else { '?' };
-    Ok(format!("{url}{separator}heartbeat=10"))
 }

@@ -1,4 +1,5 @@
-//! A connection that is kept up: one supervisor each, which rebuilds connection, topology and channels after every loss.
+//! A connection that is kept up: one supervisor each, which rebuilds connection, topology and channels after every loss, with
+//! the next node of a cluster.
 //!
 //! lapin's own recovery is not used: it makes a publish wait silently. Here a publish fails at once while there is no link.
 
@@ -14,10 +15,11 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::nodes::{Node, Nodes};
 use crate::topology::{DeclareError, Inspection, Inspections, Topology, declare};
 
-/// TCP, login and channel set-up together.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// A channel's set-up.
+const CHANNEL_DEADLINE: Duration = Duration::from_secs(10);
 /// A blocked connection never answers a close.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How often a link that reports nothing is looked at.
@@ -52,12 +54,6 @@ pub(crate) enum LinkState {
     Up(Arc<Link>),
 }
 
-impl LinkState {
-    fn is_down_for(&self, wanted: &str) -> bool {
-        matches!(self, Self::Down { reason } if reason == wanted)
-    }
-}
-
 /// A kept-up connection.
 #[derive(Debug)]
 pub(crate) struct Supervised {
@@ -68,10 +64,10 @@ pub(crate) struct Supervised {
 
 impl Supervised {
     /// Starts the supervisor and returns at once, whether there is a broker or not.
-    pub(crate) fn start(uri: String, name: String, topology: Topology, inspections: Option<Inspections>) -> Self {
+    pub(crate) fn start(nodes: Nodes, name: String, topology: Topology, inspections: Option<Inspections>) -> Self {
         let (sender, state) = watch::channel(LinkState::Down { reason: "connecting".to_owned() });
         let stop = CancellationToken::new();
-        let task = tokio::spawn(supervise(uri, name, topology, inspections, sender, stop.clone()));
+        let task = tokio::spawn(supervise(nodes, name, topology, inspections, sender, stop.clone()));
         Self { state, stop, task }
     }
 
@@ -102,7 +98,9 @@ pub(crate) async fn up(state: &mut watch::Receiver<LinkState>) -> Option<Arc<Lin
 enum ConnectError {
     #[error("connect to the broker")]
     Broker(#[from] lapin::Error),
-    #[error("no answer from the broker in {} s", CONNECT_DEADLINE.as_secs())]
+    #[error("no answer from the broker in {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("no answer from the broker in {} s", CHANNEL_DEADLINE.as_secs())]
     Late(#[from] tokio::time::error::Elapsed),
     #[error(transparent)]
     Declare(#[from] DeclareError),
@@ -116,27 +114,31 @@ impl ConnectError {
         match self {
             Self::Declare(error) => error.differs(),
             Self::Differs(_) => true,
-            Self::Broker(_) | Self::Late(_) => false,
+            Self::Broker(_) | Self::Silent(_) | Self::Late(_) => false,
         }
     }
 }
 
 async fn supervise(
-    uri: String,
+    nodes: Nodes,
     name: String,
     topology: Topology,
     mut inspections: Option<Inspections>,
     state: watch::Sender<LinkState>,
     stop: CancellationToken,
 ) {
-    let mut failures = 0;
+    let mut nodes = nodes.in_turn();
+    let (mut failures, mut told) = (0, None);
     while !stop.is_cancelled() {
-        match stop.run_until_cancelled(connect(&uri, &name, &topology, inspections.as_mut())).await {
+        let (node, deadline) = nodes.next();
+        let node_name = node.name.clone();
+        match stop.run_until_cancelled(connect(node, deadline, &name, &topology, inspections.as_mut())).await {
             None => break,
             Some(Ok(link)) => {
-                failures = 0;
+                (failures, told) = (0, None);
+                nodes.succeeded();
                 metrics::gauge!("broker_connected", "connection" => name.clone()).set(1.0);
-                tracing::info!(connection = name, "connected to the broker");
+                tracing::info!(connection = name, node = node_name, "connected to the broker");
                 let link = Arc::new(link);
                 state.send_replace(LinkState::Up(Arc::clone(&link)));
                 let reason = watch_over(&link, &topology, inspections.as_mut(), &stop).await;
@@ -144,19 +146,28 @@ async fn supervise(
                 state.send_replace(LinkState::Down { reason: reason.clone() });
                 link.lost.cancel();
                 if !stop.is_cancelled() {
-                    tracing::warn!(connection = name, reason, "lost the connection to the broker");
+                    tracing::warn!(connection = name, node = node_name, reason, "lost the connection to the broker");
                 }
                 close(&link).await;
             }
             Some(Err(error)) => {
                 let reason = reason(&error);
                 // A broker that stays away is said once a minute, not five times a second.
-                if error.needs_a_person() && !state.borrow().is_down_for(&reason) {
-                    tracing::error!(connection = name, reason, "the broker is not as the topology says");
+                if error.needs_a_person() && told.as_ref() != Some(&reason) {
+                    told = Some(reason.clone());
+                    tracing::error!(
+                        connection = name,
+                        node = node_name,
+                        reason,
+                        "the broker is not as the topology says"
+                    );
                 } else if failures % 12 == 0 {
-                    tracing::warn!(connection = name, reason, "no connection to the broker yet");
+                    tracing::warn!(connection = name, node = node_name, reason, "no connection to the broker yet");
                 }
                 state.send_replace(LinkState::Down { reason });
+                if !nodes.failed() {
+                    continue; // The next node may be well: nobody waits before all were tried.
+                }
             }
         }
         stop.run_until_cancelled(tokio::time::sleep(backoff(failures))).await;
@@ -165,13 +176,15 @@ async fn supervise(
 }
 
 async fn connect(
-    uri: &str,
+    node: &Node,
+    deadline: Duration,
     name: &str,
     topology: &Topology,
     inspections: Option<&mut Inspections>,
 ) -> Result<Link, ConnectError> {
     let properties = ConnectionProperties::default().with_connection_name(name.into());
-    let connection = timeout(CONNECT_DEADLINE, lapin::Connection::connect(uri, properties)).await??;
+    let connected = timeout(deadline, lapin::Connection::connect(&node.uri, properties)).await;
+    let connection = connected.map_err(|_| ConnectError::Silent(deadline))??;
     match set_up(&connection, topology, inspections).await {
         Ok((confirmed, unconfirmed)) => {
             let (blocked, _) = watch::channel(false);
@@ -200,16 +213,16 @@ async fn set_up(
         (ConnectError::Declare(refusal), Some(differences)) if refusal.differs() => ConnectError::Differs(differences),
         _ => error,
     })?;
-    let confirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
-    timeout(CONNECT_DEADLINE, confirmed.confirm_select(ConfirmSelectOptions::default())).await??;
-    let unconfirmed = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    let confirmed = timeout(CHANNEL_DEADLINE, connection.create_channel()).await??;
+    timeout(CHANNEL_DEADLINE, confirmed.confirm_select(ConfirmSelectOptions::default())).await??;
+    let unconfirmed = timeout(CHANNEL_DEADLINE, connection.create_channel()).await??;
     Ok((confirmed, unconfirmed))
 }
 
 async fn declare_all(connection: &lapin::Connection, topology: &Topology) -> Result<(), ConnectError> {
-    let declaring = timeout(CONNECT_DEADLINE, connection.create_channel()).await??;
+    let declaring = timeout(CHANNEL_DEADLINE, connection.create_channel()).await??;
     declare(&declaring, topology).await?;
-    timeout(CONNECT_DEADLINE, declaring.close(200, "declared".into())).await??;
+    timeout(CHANNEL_DEADLINE, declaring.close(200, "declared".into())).await??;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ pub mod events;
 mod fullness;
 pub mod jobs;
 pub mod message;
+mod nodes;
 pub mod policy;
 mod publisher;
 pub mod topology;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Long enough for a loaded machine; who waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(180);
 /// The services that are not ours.
-const BACKING: [&str; 3] = ["rabbitmq", "postgres", "mail"];
+const BACKING: [&str; 5] = ["rabbitmq", "rabbitmq-2", "rabbitmq-3", "postgres", "mail"];
 /// What a part of `/readyz` says when it can do its work.
 const READY: [&str; 4] = ["as declared", "connected", "consuming", "listening"];
 

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use crate::harness::{empty_vhost, job, settings, vhost};
 
 fn seeing(vhost: &Vhost, management_url: &str) -> BrokerSettings {
-    BrokerSettings { management_url: Some(management_url.parse().unwrap()), ..settings(&vhost.url("noop-worker")) }
+    BrokerSettings { management_url: Some(management_url.to_owned()), ..settings(&vhost.url("noop-worker")) }
 }
 
 fn start(vhost: &Vhost) -> Broker {
@@ -213,12 +213,28 @@ async fn a_management_api_that_is_away_or_silent_keeps_nobody_from_working() {
 }
 
 #[tokio::test]
+async fn of_several_management_apis_one_that_answers_is_enough() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let vhost = empty_vhost().await;
+    let urls = format!("http://{closed}, http://{}, {}", silent.local_addr().unwrap(), vhost.management_url());
+    let broker = Broker::start(&seeing(&vhost, &urls), "noop-worker").unwrap();
+    wait_connected(&vhost, &broker).await;
+    wait_topology(&vhost, &broker, Ok(())).await;
+    broker.close().await;
+    drop(silent);
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
 async fn a_management_url_that_holds_a_password_or_wants_tls_is_refused_at_start() {
     let vhost = empty_vhost().await;
     for (url, reason) in [
         ("http://a:b@rabbitmq:15672", "leave them out here"),
         ("https://rabbitmq:15671", "not of the form"),
         ("http://rabbitmq:15672/?a=b", "not of the form"),
+        ("http://rabbitmq:15672,", "not of the form"),
+        ("http://rabbitmq:15672,http://a:b@rabbitmq-2:15672", "leave them out here"),
     ] {
         let refused = Broker::start(&seeing(&vhost, url), "noop-worker").unwrap_err().to_string();
         assert!(refused.starts_with("broker.management_url: ") && refused.contains(reason), "{refused}");

@@ -91,7 +91,7 @@ pub(crate) struct Inspections {
 
 impl Inspector {
     /// Starts and returns at once; it looks when it is first asked to.
-    pub(crate) fn start(management: Management, own: Topology, all: Topology, time_scale: f64) -> Self {
+    pub(crate) fn start(mut management: Management, own: Topology, all: Topology, time_scale: f64) -> Self {
         let (sender, latest) = watch::channel(Inspection::default());
         let (ask, stop) = (Arc::new(Notify::new()), CancellationToken::new());
         let every = EVERY.mul_f64(time_scale).max(Duration::from_secs(1));
@@ -99,7 +99,7 @@ impl Inspector {
         let looking = async move {
             asked.notified().await;
             loop {
-                let look = async || match management.look().await {
+                let mut look = async || match management.look().await {
                     Ok(live) => Inspection::Seen(compare(&own, &all, &live)),
                     Err(error) => Inspection::Unseen(reason(&error)),
                 };

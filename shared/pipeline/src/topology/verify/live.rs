@@ -14,6 +14,8 @@ use url::Url;
 
 /// All four answers together.
 const DEADLINE: Duration = Duration::from_secs(4);
+/// The same where another node can be asked.
+const SHORT_DEADLINE: Duration = Duration::from_secs(2);
 /// One answer; a virtual host that is shared with thousands of foreign queues has no more.
 const LARGEST: usize = 8 * 1024 * 1024;
 
@@ -129,7 +131,7 @@ impl Live {
 pub(crate) enum InvalidManagementUrl {
     #[error("user and password are those of broker.url: leave them out here")]
     Credentials,
-    #[error("not of the form http://host:port")]
+    #[error("not of the form http://host:port, or several of these with commas between")]
     Form,
 }
 
@@ -150,59 +152,64 @@ pub(crate) enum Unseen {
         #[source]
         source: serde_json::Error,
     },
-    #[error("no answer from the management API in {} s", DEADLINE.as_secs())]
-    Late(#[from] tokio::time::error::Elapsed),
+    #[error("no answer from the management API in {} s", .0.as_secs())]
+    Late(Duration),
 }
 
 /// A broker's management API, asked as the service's own user about its own virtual host.
 #[derive(Debug)]
 pub(crate) struct Management {
     client: Client,
-    url: Url,
+    /// Of nodes that all tell the same; the one that answered last is asked first.
+    urls: Vec<Url>,
     vhost: String,
     user: String,
     password: SecretString,
 }
 
 impl Management {
-    /// `url` is the API's, without a path of its own; who asks about what stands in the broker's URL.
-    pub(crate) fn new(url: &Url, broker: &AMQPUri) -> Result<Self, InvalidManagementUrl> {
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(InvalidManagementUrl::Credentials);
-        }
-        let plain = url.scheme() == "http" && url.has_host() && url.query().is_none() && url.fragment().is_none();
-        if !plain {
-            return Err(InvalidManagementUrl::Form);
-        }
+    /// `urls` are the API's, without a path of its own, with commas between; who asks about what stands in the broker's URL.
+    pub(crate) fn new(urls: &str, broker: &AMQPUri) -> Result<Self, InvalidManagementUrl> {
         // A redirect or a proxy would be handed the password.
         let client = Client::builder().no_proxy().redirect(Policy::none()).build();
         Ok(Self {
             client: client.map_err(|_| InvalidManagementUrl::Form)?,
-            url: url.clone(),
+            urls: urls.split(',').map(|url| plain(url.trim())).collect::<Result<_, _>>()?,
             vhost: broker.vhost.clone(),
             user: broker.authority.userinfo.username.clone(),
             password: broker.authority.userinfo.password.clone().into(),
         })
     }
 
-    /// Looks at the virtual host.
-    pub(crate) async fn look(&self) -> Result<Live, Unseen> {
+    /// Looks at the virtual host, by the first node that answers.
+    pub(crate) async fn look(&mut self) -> Result<Live, Unseen> {
+        let deadline = if self.urls.len() == 1 { DEADLINE } else { SHORT_DEADLINE };
+        let mut looked = Err(Unseen::Late(deadline));
+        for _ in 0..self.urls.len() {
+            let late = |_| Err(Unseen::Late(deadline));
+            looked = tokio::time::timeout(deadline, self.look_at(&self.urls[0])).await.unwrap_or_else(late);
+            if looked.is_ok() {
+                break;
+            }
+            self.urls.rotate_left(1);
+        }
+        looked
+    }
+
+    async fn look_at(&self, node: &Url) -> Result<Live, Unseen> {
         let queue_columns =
             "name,type,durable,auto_delete,exclusive,arguments,policy,operator_policy,effective_policy_definition";
-        let looked = async {
-            tokio::try_join!(
-                self.list("exchanges", "name,type,durable,auto_delete,internal,arguments,policy"),
-                self.list("queues", queue_columns),
-                self.list("bindings", "source,destination,destination_type,routing_key"),
-                self.list("policies", "name,definition"),
-            )
-        };
-        let (exchanges, queues, bindings, policies) = tokio::time::timeout(DEADLINE, looked).await??;
+        let (exchanges, queues, bindings, policies) = tokio::try_join!(
+            self.list(node, "exchanges", "name,type,durable,auto_delete,internal,arguments,policy"),
+            self.list(node, "queues", queue_columns),
+            self.list(node, "bindings", "source,destination,destination_type,routing_key"),
+            self.list(node, "policies", "name,definition"),
+        )?;
         Ok(Live::new(exchanges, queues, bindings, policies))
     }
 
-    async fn list<T: DeserializeOwned>(&self, what: &'static str, columns: &str) -> Result<Vec<T>, Unseen> {
-        let mut url = self.url.clone();
+    async fn list<T: DeserializeOwned>(&self, node: &Url, what: &'static str, columns: &str) -> Result<Vec<T>, Unseen> {
+        let mut url = node.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(["api", what, &self.vhost]);
         }
@@ -217,6 +224,15 @@ impl Management {
         let body = bounded(response, what).await?;
         serde_json::from_slice(&body).map_err(|source| Unseen::Form { what, source })
     }
+}
+
+fn plain(url: &str) -> Result<Url, InvalidManagementUrl> {
+    let url = Url::parse(url).map_err(|_| InvalidManagementUrl::Form)?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(InvalidManagementUrl::Credentials);
+    }
+    let plain = url.scheme() == "http" && url.has_host() && url.query().is_none() && url.fragment().is_none();
+    if plain { Ok(url) } else { Err(InvalidManagementUrl::Form) }
 }
 
 async fn bounded(mut response: Response, what: &'static str) -> Result<Vec<u8>, Unseen> {
