@@ -10,6 +10,8 @@ use tokio::time::Instant;
 const DEADLINE: Duration = Duration::from_secs(180);
 /// The services that are not ours.
 const BACKING: [&str; 5] = ["rabbitmq", "rabbitmq-2", "rabbitmq-3", "postgres", "mail"];
+/// Where an inspected container has the name of its service.
+const SERVICE: &str = r#"{{index .Config.Labels "com.docker.compose.service"}}"#;
 /// What a part of `/readyz` says when it can do its work.
 const READY: [&str; 4] = ["as declared", "connected", "consuming", "listening"];
 
@@ -35,11 +37,19 @@ pub fn container_of(worker: &str) -> Containers {
     Containers(vec![host.to_owned()])
 }
 
+/// The network of the composed system.
+fn network() -> String {
+    format!("{}_default", project())
+}
+
+fn project() -> String {
+    #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
+    std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned())
+}
+
 /// Name and service of each container that is to run all the time.
 fn all() -> Vec<(String, String)> {
-    #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
-    let project = std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned());
-    let project = format!("label=com.docker.compose.project={project}");
+    let project = format!("label=com.docker.compose.project={}", project());
     let filters = ["--filter", &project, "--filter", "label=com.docker.compose.oneoff=False"];
     let format = ["--format", r#"{{.Names}} {{.Label "com.docker.compose.service"}}"#];
     let list = docker(&[&["ps", "--all"], &filters[..], &format[..]].concat());
@@ -66,6 +76,19 @@ impl Containers {
     /// Lets them go on.
     pub fn unpause(&self) {
         self.each("unpause", &[]);
+    }
+
+    /// Takes them out of the network. Nobody is told.
+    pub fn cut_off(&self) {
+        self.0.iter().for_each(|name| drop(docker(&["network", "disconnect", &network(), name])));
+    }
+
+    /// Takes them in again, under the name of their service.
+    pub fn let_back(&self) {
+        for name in &self.0 {
+            let service = docker(&["inspect", "--format", SERVICE, name]);
+            docker(&["network", "connect", "--alias", &service, &network(), name]);
+        }
     }
 
     /// One of them, by any number.
@@ -159,8 +182,7 @@ impl Containers {
         for name in &self.0 {
             let (status, body) = ask(name, "/readyz").expect("the service says how it is");
             let parts: BTreeMap<String, String> = serde_json::from_str(&body).expect("readiness by part");
-            let format = r#"{{index .Config.Labels "com.docker.compose.service"}}"#;
-            let service = docker(&["inspect", "--format", format, name]);
+            let service = docker(&["inspect", "--format", SERVICE, name]);
             let waits = parts.iter().filter(|(_, state)| !READY.contains(&state.as_str()));
             let waits: Vec<String> = waits.map(|(part, _)| format!("{service} {part}")).collect();
             assert_eq!(status == 200, waits.is_empty(), "{service}: {status} {body}");

@@ -23,6 +23,8 @@ use crate::system::System;
 const BEFORE: Duration = Duration::from_secs(1);
 /// Past the heartbeat, which the suite sets to 2 s.
 const PAST_HEARTBEAT: Duration = Duration::from_secs(8);
+/// Past the time after which the nodes of a cluster give up a silent one, 8 to 12 s: see compose/rabbitmq/cluster.conf.
+const PAST_NET_TICK: Duration = Duration::from_secs(15);
 const SHORT: Duration = Duration::from_secs(4);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
@@ -63,6 +65,10 @@ pub(crate) enum Fault {
     RelayHangs,
     /// The mail relay takes a mail and drops the connection before it says so
     RelayDrops,
+    /// The RabbitMQ node that leads the queue of the no-ops is killed (SIGKILL), and started again
+    LeaderKilled,
+    /// The RabbitMQ node that leads the queue of the no-ops is cut off from everybody, and comes back
+    LeaderCutOff,
 }
 
 impl fmt::Display for Fault {
@@ -78,10 +84,16 @@ impl Fault {
         value.as_ref().and_then(|value| value.get_help()).map(ToString::to_string).unwrap_or_default()
     }
 
+    /// Whether it strikes one node of three.
+    pub(crate) fn needs_cluster(self) -> bool {
+        matches!(self, Self::LeaderKilled | Self::LeaderCutOff)
+    }
+
     /// How long the load runs, at least.
     pub(crate) fn length(self) -> Duration {
         match self {
             Self::BrokerPaused | Self::ConnectionsHalfOpen => PAST_HEARTBEAT + 2 * BEFORE,
+            Self::LeaderKilled | Self::LeaderCutOff => PAST_NET_TICK + 2 * BEFORE,
             Self::DeliveredTwice | Self::Poison => SHORT,
             _ => SHORT + 3 * BEFORE,
         }
@@ -151,6 +163,18 @@ impl Fault {
             Self::RelayRefuses => relay(system, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await,
             Self::RelayHangs => relay(system, Stage::Sender, Act::Hang).await,
             Self::RelayDrops => relay(system, Stage::Content, Act::Drop).await,
+            Self::LeaderKilled => {
+                let leader = copies_of(&system.leader("noop.normal").await?);
+                block_in_place(|| leader.kill());
+                sleep(PAST_NET_TICK).await;
+                block_in_place(|| leader.start());
+            }
+            Self::LeaderCutOff => {
+                let leader = copies_of(&system.leader("noop.normal").await?);
+                block_in_place(|| leader.cut_off());
+                sleep(PAST_NET_TICK).await;
+                block_in_place(|| leader.let_back());
+            }
         }
         Ok(())
     }

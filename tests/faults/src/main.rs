@@ -33,6 +33,9 @@ struct Arguments {
     /// Jobs that each fault meets
     #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u32).range(100..=100_000))]
     jobs: u32,
+    /// Three RabbitMQ nodes, and the faults that strike one of them
+    #[arg(long)]
+    cluster: bool,
     /// Strikes in random order for so long, instead of each fault once
     #[arg(long)]
     minutes: Option<u64>,
@@ -51,7 +54,7 @@ struct Arguments {
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let begun = Instant::now();
-    let system = System::start().await?;
+    let system = System::start(arguments.cluster).await?;
     println!("the system is ready after {} s", begun.elapsed().as_secs());
     let mut table = Table::default();
     for fault in order(&arguments) {
@@ -62,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     }
     println!("\n{}", table.aligned());
     if let Some(page) = &arguments.write {
-        table.write_into(page, arguments.jobs)?;
+        table.write_into(page, if arguments.cluster { "--cluster " } else { "" }, arguments.jobs)?;
     }
     system.stop().await;
     ensure!(table.is_whole(), "something was lost, ended twice, ended otherwise than it should, or was left behind");
@@ -71,7 +74,9 @@ async fn main() -> anyhow::Result<()> {
 
 /// Each fault once, or by chance until the time is over.
 fn order(arguments: &Arguments) -> Box<dyn Iterator<Item = Fault>> {
-    let faults = if arguments.only.is_empty() { Fault::value_variants().to_vec() } else { arguments.only.clone() };
+    let of_these = if arguments.only.is_empty() { Fault::value_variants() } else { &arguments.only };
+    let faults: Vec<Fault> =
+        of_these.iter().filter(|fault| fault.needs_cluster() == arguments.cluster).copied().collect();
     let Some(minutes) = arguments.minutes else {
         return Box::new(faults.into_iter());
     };
@@ -87,7 +92,7 @@ async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verd
     fault.strike(system, &mut load).await?;
     let over = Utc::now();
     let accepted = load.finish().await?;
-    system.ready().await;
+    system.ready().await?;
     let mut verdict = Verdict::of(system, fault, &accepted, over).await?;
     let after = system.acked_as_done();
     // A container that was started anew has counted from 0.

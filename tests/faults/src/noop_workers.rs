@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::Context;
-use backing::{broker_password, composed};
+use backing::composed;
 use tokio::process::{Child, Command};
 use tokio::sync::broadcast;
 use tokio::task::JoinSet;
@@ -21,13 +21,14 @@ pub(crate) struct NoopWorkers {
 }
 
 impl NoopWorkers {
-    pub(crate) fn start(count: usize) -> anyhow::Result<Self> {
+    /// `broker_urls` is what the setting `broker.url` holds.
+    pub(crate) fn start(count: usize, broker_urls: &str) -> anyhow::Result<Self> {
         let (orders, _) = broadcast::channel(16);
         let mut tasks = JoinSet::new();
         for number in 0..count {
             let log = Path::new("target/faults").join(format!("noop-worker-{number}.log"));
             let log = File::create(&log).with_context(|| format!("write {}", log.display()))?;
-            tasks.spawn(keep_up(number, log, orders.subscribe()));
+            tasks.spawn(keep_up(number, broker_urls.to_owned(), log, orders.subscribe()));
         }
         Ok(Self { orders, _tasks: tasks })
     }
@@ -39,9 +40,9 @@ impl NoopWorkers {
     }
 }
 
-async fn keep_up(number: usize, log: File, mut orders: broadcast::Receiver<usize>) {
+async fn keep_up(number: usize, broker_urls: String, log: File, mut orders: broadcast::Receiver<usize>) {
     loop {
-        match spawn(&log) {
+        match spawn(&broker_urls, &log) {
             Ok(mut child) => {
                 let killed = async { while orders.recv().await.is_ok_and(|order| order != number) {} };
                 let ended = tokio::select! {
@@ -56,11 +57,10 @@ async fn keep_up(number: usize, log: File, mut orders: broadcast::Receiver<usize
     }
 }
 
-fn spawn(log: &File) -> anyhow::Result<Child> {
+fn spawn(broker_urls: &str, log: &File) -> anyhow::Result<Child> {
     let program = std::env::current_exe()?.with_file_name("noop_worker");
-    let (password, broker) = (broker_password("noop-worker"), composed("POSTROOM_FAULTS_NOOP_WORKER"));
     let child = Command::new(program)
-        .env("POSTROOM__BROKER__URL", format!("amqp://noop-worker:{password}@{broker}/postroom?heartbeat=2"))
+        .env("POSTROOM__BROKER__URL", broker_urls)
         .env("POSTROOM__BROKER__TIME_SCALE", composed("POSTROOM_FAULTS_TIME_SCALE"))
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)

@@ -35,6 +35,9 @@ const PROXIES: [(&str, &str); 7] = [
     ("load", "POSTROOM_FAULTS_LOAD"),
 ];
 
+/// The ports of a cluster's nodes.
+const NODES: [&str; 3] = ["POSTROOM_AMQP_PORT", "POSTROOM_AMQP_2_PORT", "POSTROOM_AMQP_3_PORT"];
+
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) ways: Arc<Ways>,
@@ -43,26 +46,37 @@ pub(crate) struct System {
     proxies: BTreeMap<&'static str, Proxy>,
     brokers: [Broker; 2],
     management: Client,
+    /// The services that are the broker.
+    nodes: &'static [&'static str],
 }
 
 impl System {
     /// Opens the ways, and waits until a report has gone all of them.
-    pub(crate) async fn start() -> anyhow::Result<Self> {
-        let broker = format!("amqp://127.0.0.1:{}", composed("POSTROOM_AMQP_PORT"));
+    pub(crate) async fn start(cluster: bool) -> anyhow::Result<Self> {
         let mut proxies = BTreeMap::new();
-        for (name, variable) in PROXIES {
-            proxies.insert(name, Proxy::start_at(composed(variable), &broker).await);
+        if !cluster {
+            let broker = format!("amqp://{}", broker_node("POSTROOM_AMQP_PORT"));
+            for (name, variable) in PROXIES {
+                proxies.insert(name, Proxy::start_at(composed(variable), &broker).await);
+            }
         }
+        let addresses = |by_proxy: &str| match cluster {
+            true => NODES.map(broker_node).to_vec(),
+            false => vec![composed(by_proxy).to_owned()],
+        };
         let relay = Relay::start_at(composed("POSTROOM_FAULTS_RELAY"), []).await;
-        let noop_workers = NoopWorkers::start(2)?;
-        let brokers = [load_broker("noop-worker").await?, load_broker("pdf-report").await?];
+        let noop_workers =
+            NoopWorkers::start(2, &broker_urls("noop-worker", &addresses("POSTROOM_FAULTS_NOOP_WORKER")))?;
+        let load = addresses("POSTROOM_FAULTS_LOAD");
+        let brokers = [load_broker("noop-worker", &load).await?, load_broker("pdf-report", &load).await?];
         let [noops, mails] = brokers.each_ref().map(Broker::publisher);
         let web = Web::new()?;
         let mail = mail_about(web.report(Report::default()).await?.id).await?;
         let ways = Arc::new(Ways { web, noops, mails, mail });
         let management = Client::builder().timeout(Duration::from_secs(10)).build()?;
-        let system = Self { ways, relay, noop_workers, proxies, brokers, management };
-        system.ready().await;
+        let nodes = if cluster { &["rabbitmq", "rabbitmq-2", "rabbitmq-3"][..] } else { &["rabbitmq"] };
+        let system = Self { ways, relay, noop_workers, proxies, brokers, management, nodes };
+        system.ready().await?;
         Ok(system)
     }
 
@@ -75,9 +89,29 @@ impl System {
         self.proxies.values().for_each(order);
     }
 
-    /// Waits until every service says that it can do all of its work.
-    pub(crate) async fn ready(&self) {
-        block_in_place(|| tokio::runtime::Handle::current().block_on(ours().ready()));
+    /// Waits until every node of the broker is up, and every service says that it can do all of its work.
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
+        block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(async {
+                for node in self.nodes {
+                    copies_of(node).healthy().await;
+                }
+                ours().ready().await;
+            });
+        });
+        let end = Instant::now() + PATIENCE;
+        while !self.is_replicated().await? {
+            ensure!(Instant::now() < end, "a node of the broker is no member of each queue");
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
+    /// Whether each queue that is replicated has a member on every node.
+    async fn is_replicated(&self) -> anyhow::Result<bool> {
+        let queues: Vec<Value> = self.manage(Method::GET, "queues/postroom").await?.json().await?;
+        let mut replicated = queues.iter().filter(|queue| queue["type"] == "quorum");
+        Ok(replicated.all(|queue| queue["online"].as_array().is_some_and(|online| online.len() == self.nodes.len())))
     }
 
     /// Waits until no queue holds anything but dead letters; those that do when the patience is over.
@@ -97,6 +131,13 @@ impl System {
     pub(crate) fn acked_as_done(&self) -> BTreeMap<String, u64> {
         let workers = copies_of("email-worker").and(copies_of("pdf-report"));
         block_in_place(|| workers.counters("jobs_total", "outcome=\"repeated\""))
+    }
+
+    /// The service in whose container the leader of a queue is.
+    pub(crate) async fn leader(&self, queue: &str) -> anyhow::Result<String> {
+        let queue: Value = self.manage(Method::GET, &format!("queues/postroom/{queue}")).await?.json().await?;
+        let node = queue["leader"].as_str().context("a queue without a leader")?;
+        Ok(node.rsplit('@').next().unwrap_or(node).to_owned())
     }
 
     /// Compares the dead letters with the jobs that are dead, and removes them.
@@ -148,11 +189,22 @@ impl System {
     }
 }
 
+/// `host:port` of the node that a variable holds the port of.
+fn broker_node(port: &str) -> String {
+    format!("127.0.0.1:{}", composed(port))
+}
+
+/// `broker.url` for a service, by these nodes.
+fn broker_urls(service: &str, nodes: &[String]) -> String {
+    let password = broker_password(service);
+    let urls = nodes.iter().map(|node| format!("amqp://{service}:{password}@{node}/postroom?heartbeat=2"));
+    urls.collect::<Vec<_>>().join(",")
+}
+
 /// A way to publish as a service may.
-async fn load_broker(service: &str) -> anyhow::Result<Broker> {
-    let (password, load) = (broker_password(service), composed("POSTROOM_FAULTS_LOAD"));
+async fn load_broker(service: &str, nodes: &[String]) -> anyhow::Result<Broker> {
     let settings = json!({
-        "url": format!("amqp://{service}:{password}@{load}/postroom?heartbeat=2"),
+        "url": broker_urls(service, nodes),
         "time_scale": composed("POSTROOM_FAULTS_TIME_SCALE").parse::<f64>()?,
         "queue_length": 200_000,
     });

@@ -11,7 +11,6 @@ use chrono::Utc;
 use crate::fault::Fault;
 use crate::verdict::Verdict;
 
-const BEGIN: &str = "<!-- table: written by tests/faults/run --write -->";
 const END: &str = "<!-- end of table -->";
 const HEAD: [&str; 11] = [
     "fault",
@@ -60,10 +59,11 @@ impl Table {
         text
     }
 
-    /// Puts it into a page, with the day and the size of the load.
-    pub(crate) fn write_into(&self, page: &Path, jobs: u32) -> anyhow::Result<()> {
+    /// Puts it into a page, with the day and the size of the load, where the options of the run stand in a marker.
+    pub(crate) fn write_into(&self, page: &Path, options: &str, jobs: u32) -> anyhow::Result<()> {
+        let begin = format!("<!-- table: tests/faults/run {options}--write -->");
         let text = std::fs::read_to_string(page).with_context(|| format!("read {}", page.display()))?;
-        let (before, rest) = text.split_once(BEGIN).context("the page has no marker for the table")?;
+        let (before, rest) = text.split_once(&begin).context("the page has no marker for the table")?;
         let (_, after) = rest.split_once(END).context("the page has no marker for the table's end")?;
         let mut table = format!("| {} |\n|{}\n", HEAD.join(" | "), " --- |".repeat(HEAD.len()));
         for (fault, strikes) in &self.lines {
@@ -71,7 +71,7 @@ impl Table {
             writeln!(table, "| {} |", cells(name, strikes).join(" | "))?;
         }
         let day = Utc::now().date_naive();
-        let text = format!("{before}{BEGIN}\n{day}, at least {jobs} jobs a fault:\n\n{table}{END}{after}");
+        let text = format!("{before}{begin}\n{day}, at least {jobs} jobs a fault:\n\n{table}{END}{after}");
         std::fs::write(page, text).with_context(|| format!("write {}", page.display()))
     }
 }
