@@ -245,7 +245,7 @@ fn publish_twice(load: &mut Load) {
         for _ in 0..2 {
             match number % 10 {
                 0 => load.add(|ways| async move { ways.mail(id).await }),
-                _ => load.add(|ways| async move { ways.noop(id).await }),
+                _ => load.add(|ways| async move { ways.noop(id, Duration::ZERO).await }),
             }
         }
     }

@@ -23,6 +23,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Of a hundred jobs so many are reports, each with its mail, and so many are mails of their own; the rest are no-ops.
 const REPORTS: u32 = 1;
 const MAILS: u32 = 4;
+/// One no-op of ten lasts so long, so that some run whenever something breaks.
+const WHILE: Duration = Duration::from_millis(300);
 
 /// How jobs are handed in.
 #[derive(Debug)]
@@ -98,7 +100,8 @@ impl Load {
                 match number % 100 {
                     place if place < REPORTS => ways.web.report(Report::default()).await,
                     place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
-                    _ => ways.noop(Uuid::now_v7()).await,
+                    place if place % 10 == 9 => ways.noop(Uuid::now_v7(), WHILE).await,
+                    _ => ways.noop(Uuid::now_v7(), Duration::ZERO).await,
                 }
             });
         }
@@ -136,8 +139,10 @@ pub(crate) struct Report {
 }
 
 impl Ways {
-    pub(crate) async fn noop(&self, id: Uuid) -> anyhow::Result<Accepted> {
-        let job = OutgoingJob::new(id, Noop { note: String::new() });
+    /// One that ends at once, or lasts for a while.
+    pub(crate) async fn noop(&self, id: Uuid, lasts: Duration) -> anyhow::Result<Accepted> {
+        let note = format!("sleep {}", lasts.as_millis());
+        let job = OutgoingJob::new(id, Noop { note });
         let in_vain = publish(&self.noops, &job).await?;
         Ok(Accepted::now(id, Kind::Noop, in_vain))
     }
