@@ -3,7 +3,14 @@
 
 ensure_plugins() {
     docker buildx version >/dev/null 2>&1 || add_plugin buildx
-    docker compose version --short 2>/dev/null | grep -qE '^v?([2-9]|[1-9][0-9])\.' || add_plugin compose
+    has_compose || add_plugin compose
+}
+
+# 2.24.4 is the first that knows `!override`.
+has_compose() {
+    local version
+    version=$(docker compose version --short 2>/dev/null) || return 1
+    printf '2.24.4\n%s\n' "${version#v}" | sort --version-sort --check=quiet
 }
 
 add_plugin() {

@@ -58,6 +58,8 @@ struct Seen {
     faults: Mutex<VecDeque<Option<Fault>>>,
     /// At every mail, while it stands.
     standing: watch::Sender<Option<Fault>>,
+    /// How often the standing one was met.
+    met: Mutex<usize>,
     mails: Mutex<Vec<Vec<u8>>>,
     connections: Mutex<usize>,
     arrived: Notify,
@@ -111,6 +113,12 @@ impl Relay {
         self.seen.standing.send_replace(fault);
     }
 
+    /// How often a mail has met a standing fault.
+    #[must_use]
+    pub fn met(&self) -> usize {
+        *held(&self.seen.met)
+    }
+
     /// The mails that arrived whole, whatever was answered.
     #[must_use]
     pub fn mails(&self) -> Vec<Vec<u8>> {
@@ -161,17 +169,21 @@ struct Conversation {
     lines: BufReader<OwnedReadHalf>,
     answers: OwnedWriteHalf,
     fault: Option<Fault>,
-    standing: watch::Receiver<Option<Fault>>,
+    seen: Arc<Seen>,
 }
 
 impl Conversation {
     /// `None` ends it.
     async fn at(&mut self, stage: Stage, good: &str) -> Option<()> {
-        let fault = self.fault.clone().or_else(|| self.standing.borrow().clone());
+        let standing = self.fault.is_none();
+        let fault = self.fault.clone().or_else(|| self.seen.standing.borrow().clone());
         let act = match fault {
             Some((faulty, act)) if faulty == stage => act,
             _ => return self.say(good).await,
         };
+        if standing {
+            *held(&self.seen.met) += 1;
+        }
         match act {
             Act::Answer(answer) => self.say(answer).await,
             Act::Slow(pause) => {
@@ -219,8 +231,7 @@ impl Conversation {
 async fn converse(stream: TcpStream, seen: Arc<Seen>) -> Option<()> {
     let (read, answers) = stream.into_split();
     let next = || held(&seen.faults).pop_front().flatten();
-    let standing = seen.standing.subscribe();
-    let mut talk = Conversation { lines: BufReader::new(read), answers, fault: next(), standing };
+    let mut talk = Conversation { lines: BufReader::new(read), answers, fault: next(), seen: Arc::clone(&seen) };
     talk.at(Stage::Greeting, "220 relay.example").await?;
     loop {
         let line = talk.line().await?;

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use backing::containers::{Containers, copies_of};
 use backing::relay::{Act, Stage};
 use backing::{broker_password, composed};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::load::{Accepted, Kind, Load, Report};
 use crate::system::System;
+use crate::verdict::Verdict;
 
 /// The load runs for so long before a fault begins.
 const BEFORE: Duration = Duration::from_secs(1);
@@ -104,9 +105,36 @@ impl Fault {
         self == Self::RelayRefuses
     }
 
-    /// Begins it, and returns when it is over.
-    pub(crate) async fn strike(self, system: &System, load: &mut Load) -> anyhow::Result<()> {
+    /// What shows that it struck at all; what is missing, in words.
+    pub(crate) fn missed(self, verdict: &Verdict) -> Option<&'static str> {
+        let (shown, sign) = match self {
+            Self::BrokerKilled
+            | Self::BrokerPaused
+            | Self::ConnectionsCut
+            | Self::ConnectionsHalfOpen
+            | Self::MemoryAlarm
+            | Self::DiskAlarm => (verdict.asked_again > 0, "nobody had to ask again"),
+            // Ten at each copy, and the broker had them all.
+            Self::WebKilled => (verdict.asked_again >= 20, "callers had their answers before their web was killed"),
+            Self::DispatchersKilled | Self::DeliveredTwice | Self::WorkersKilled | Self::Poison => {
+                (verdict.duplicates > 0, "nothing came twice")
+            }
+            Self::RelayRefuses => (verdict.dead > 0, "no mail was refused"),
+            Self::RelayDrops => (verdict.maybe_sent > 0, "no mail was in doubt"),
+            Self::PostgresStopped | Self::FilesFull => (verdict.recovered_after > Duration::ZERO, "nobody was held up"),
+            // The relay counts by itself; of a cluster's node others may take over before anybody notices.
+            Self::RelaySlow | Self::RelayDefers | Self::RelayHangs | Self::LeaderKilled | Self::LeaderCutOff => {
+                return None;
+            }
+        };
+        (!shown).then_some(sign)
+    }
+
+    /// Begins it, and returns when it is over, with the moment from which recovery counts: the end of the fault, or its beginning
+    /// where others are to go on without the one that is struck.
+    pub(crate) async fn strike(self, system: &System, load: &mut Load) -> anyhow::Result<DateTime<Utc>> {
         sleep(BEFORE).await;
+        let begun = Utc::now();
         match self {
             Self::BrokerKilled => {
                 let broker = copies_of("rabbitmq");
@@ -158,11 +186,11 @@ impl Fault {
             Self::DispatchersKilled => kill_dispatchers(system, load).await,
             Self::DeliveredTwice => publish_twice(load),
             Self::Poison => poison(load).await?,
-            Self::RelaySlow => relay(system, Stage::Recipient, Act::Slow(Duration::from_millis(500))).await,
-            Self::RelayDefers => relay(system, Stage::Recipient, Act::Answer("451 4.3.0 later")).await,
-            Self::RelayRefuses => relay(system, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await,
-            Self::RelayHangs => relay(system, Stage::Sender, Act::Hang).await,
-            Self::RelayDrops => relay(system, Stage::Content, Act::Drop).await,
+            Self::RelaySlow => relay(system, Stage::Recipient, Act::Slow(Duration::from_millis(500))).await?,
+            Self::RelayDefers => relay(system, Stage::Recipient, Act::Answer("451 4.3.0 later")).await?,
+            Self::RelayRefuses => relay(system, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await?,
+            Self::RelayHangs => relay(system, Stage::Sender, Act::Hang).await?,
+            Self::RelayDrops => relay(system, Stage::Content, Act::Drop).await?,
             Self::LeaderKilled => {
                 let leader = copies_of(&system.leader("noop.normal").await?);
                 block_in_place(|| leader.kill());
@@ -176,7 +204,7 @@ impl Fault {
                 block_in_place(|| leader.let_back());
             }
         }
-        Ok(())
+        Ok(if self.needs_cluster() { begun } else { Utc::now() })
     }
 }
 
@@ -188,10 +216,13 @@ fn control(order: &[&str]) {
     block_in_place(|| copies_of("rabbitmq").run(&[&["rabbitmqctl", "--quiet"], order].concat()));
 }
 
-async fn relay(system: &System, stage: Stage, act: Act) {
+async fn relay(system: &System, stage: Stage, act: Act) -> anyhow::Result<()> {
+    let before = system.relay.met();
     system.relay.stand(Some((stage, act)));
     sleep(SHORT).await;
     system.relay.stand(None);
+    ensure!(system.relay.met() > before, "no mail met the relay meanwhile");
+    Ok(())
 }
 
 async fn kill_workers(system: &System) -> anyhow::Result<()> {
@@ -210,12 +241,12 @@ async fn kill_workers(system: &System) -> anyhow::Result<()> {
 /// The broker's answers are held back while callers ask, and the web dies before they come.
 async fn kill_webs(system: &System, load: &mut Load) {
     for (number, web) in ["web", "web-2"].into_iter().enumerate() {
+        let container = copies_of(web);
         system.proxy(web).hold_answers(true);
         for _ in 0..10 {
             load.add(|ways| async move { ways.web.report(Report { web: Some(number), run_at: None }).await });
         }
         sleep(Duration::from_millis(300)).await;
-        let container = copies_of(web);
         block_in_place(|| container.kill());
         system.proxy(web).hold_answers(false);
         block_in_place(|| container.start());
@@ -225,14 +256,13 @@ async fn kill_webs(system: &System, load: &mut Load) {
 
 /// The broker's answers are held back when rows come due, and the dispatchers die before they come.
 async fn kill_dispatchers(system: &System, load: &mut Load) {
-    let due = Utc::now() + Duration::from_secs(3);
+    let (dispatchers, due) = (copies_of("dispatcher"), Utc::now() + Duration::from_secs(6));
     for _ in 0..20 {
         load.add(|ways| async move { ways.web.report(Report { web: None, run_at: Some(due) }).await });
     }
-    sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(5)).await;
     system.proxy("dispatcher").hold_answers(true);
     sleep(Duration::from_secs(2)).await;
-    let dispatchers = copies_of("dispatcher");
     block_in_place(|| dispatchers.kill());
     system.proxy("dispatcher").hold_answers(false);
     block_in_place(|| dispatchers.start());
@@ -258,7 +288,7 @@ async fn poison(load: &mut Load) -> anyhow::Result<()> {
         backing::connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let json = "application/json";
-    for (kind, worker, content_type, body) in [
+    for (kind, routed_as, content_type, body) in [
         ("noop.run", "noop.run", json, "{\"note\": "),
         ("noop.run", "noop.run", json, "{\"note\": 7}"),
         ("noop.run", "noop.run", "text/plain", "{\"note\": \"\"}"),
@@ -273,7 +303,7 @@ async fn poison(load: &mut Load) -> anyhow::Result<()> {
             .with_type(kind.into())
             .with_content_type(content_type.into())
             .with_delivery_mode(2);
-        let (options, key) = (BasicPublishOptions::default(), format!("{worker}.normal"));
+        let (options, key) = (BasicPublishOptions::default(), format!("{routed_as}.normal"));
         #[expect(clippy::disallowed_methods, reason = "it is meant to be what no publisher of ours would send")]
         let publish = channel.basic_publish("postroom.jobs".into(), key.into(), options, body.as_bytes(), properties);
         publish.await?.await.context("the broker takes the message")?;

@@ -13,8 +13,9 @@ use pipeline::jobs::{Noop, SendEmail};
 use pipeline::{OutgoingJob, Publisher};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Whoever asks gives up after this.
@@ -81,31 +82,24 @@ impl Accepted {
     }
 }
 
+type Asked = JoinSet<anyhow::Result<Accepted>>;
+
 /// Jobs that are being handed in.
 #[derive(Debug)]
 pub(crate) struct Load {
-    pub(crate) ways: Arc<Ways>,
-    tasks: JoinSet<anyhow::Result<Accepted>>,
+    ways: Arc<Ways>,
+    steady: JoinHandle<Asked>,
+    enough: CancellationToken,
+    /// Beside the steady ones.
+    more: Asked,
 }
 
 impl Load {
-    /// Hands in so many jobs, evenly over a time.
-    pub(crate) fn start(ways: &Arc<Ways>, jobs: u32, over: Duration) -> Self {
-        let mut load = Self { ways: Arc::clone(ways), tasks: JoinSet::new() };
-        let begin = Instant::now();
-        for number in 0..jobs {
-            let (ways, due) = (Arc::clone(ways), begin + over * number / jobs);
-            load.tasks.spawn(async move {
-                sleep_until(due).await;
-                match number % 100 {
-                    place if place < REPORTS => ways.web.report(Report::default()).await,
-                    place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
-                    place if place % 10 == 9 => ways.noop(Uuid::now_v7(), WHILE).await,
-                    _ => ways.noop(Uuid::now_v7(), Duration::ZERO).await,
-                }
-            });
-        }
-        load
+    /// Hands in jobs evenly, so many in so long, and goes on like that until it is finished.
+    pub(crate) fn start(ways: &Arc<Ways>, jobs: u32, length: Duration) -> Self {
+        let enough = CancellationToken::new();
+        let steady = tokio::spawn(hand_in(Arc::clone(ways), jobs, length, enough.clone()));
+        Self { ways: Arc::clone(ways), steady, enough, more: JoinSet::new() }
     }
 
     /// Hands in one more.
@@ -113,20 +107,43 @@ impl Load {
     where
         F: Future<Output = anyhow::Result<Accepted>> + Send + 'static,
     {
-        self.tasks.spawn(job(Arc::clone(&self.ways)));
+        self.more.spawn(job(Arc::clone(&self.ways)));
     }
 
-    /// Waits until each job was accepted.
+    /// Hands in no more than were promised, and waits until each was accepted.
     pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<Accepted>> {
-        let mut accepted = Vec::with_capacity(self.tasks.len());
-        while let Some(job) = self.tasks.join_next().await {
-            accepted.push(job??);
+        self.enough.cancel();
+        let mut accepted = Vec::new();
+        for mut asked in [self.steady.await?, std::mem::take(&mut self.more)] {
+            while let Some(job) = asked.join_next().await {
+                accepted.push(job??);
+            }
         }
         // What was handed in twice is one job.
         accepted.sort_by_key(|job| (job.id, job.at));
         accepted.dedup_by_key(|job| job.id);
         Ok(accepted)
     }
+}
+
+async fn hand_in(ways: Arc<Ways>, jobs: u32, length: Duration, enough: CancellationToken) -> Asked {
+    let (mut asked, begin) = (JoinSet::new(), Instant::now());
+    for number in 0.. {
+        if number >= jobs && enough.is_cancelled() {
+            break;
+        }
+        sleep_until(begin + length * number / jobs).await;
+        let ways = Arc::clone(&ways);
+        asked.spawn(async move {
+            match number % 100 {
+                place if place < REPORTS => ways.web.report(Report::default()).await,
+                place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
+                place if place % 10 == 9 => ways.noop(Uuid::now_v7(), WHILE).await,
+                _ => ways.noop(Uuid::now_v7(), Duration::ZERO).await,
+            }
+        });
+    }
+    asked
 }
 
 /// How a report is asked for.

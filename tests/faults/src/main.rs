@@ -13,18 +13,25 @@ mod verdict;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use chrono::Utc;
 use clap::{Parser, ValueEnum};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngCore, SeedableRng};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{sleep, timeout};
 
 use crate::fault::Fault;
 use crate::load::Load;
 use crate::system::System;
 use crate::table::Table;
 use crate::verdict::Verdict;
+
+/// The load goes on for so long after a fault.
+const AFTER: Duration = Duration::from_secs(1);
+/// One strike, from the first job to the verdict.
+const STRIKE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Strikes the composed system with one fault after another while it works, and tells what was lost.
 #[derive(Debug, Parser)]
@@ -46,37 +53,61 @@ struct Arguments {
     #[arg(long, value_enum)]
     only: Vec<Fault>,
     /// Puts the table into this page, between its markers
-    #[arg(long)]
+    #[arg(long, conflicts_with = "only")]
     write: Option<PathBuf>,
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    // Given up, it takes its processes along.
+    tokio::select! {
+        outcome = run(&arguments) => outcome,
+        _ = interrupt.recv() => bail!("interrupted"),
+        _ = terminate.recv() => bail!("told to end"),
+    }
+}
+
+async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let faults = faults(arguments)?;
     let system = System::start(arguments.cluster).await?;
     println!("the system is ready after {} s", begun.elapsed().as_secs());
     let mut table = Table::default();
-    for fault in order(&arguments) {
+    for fault in order(arguments, faults) {
         let begun = Instant::now();
-        let verdict = strike(&system, fault, arguments.jobs).await?;
+        let verdict = match timeout(STRIKE_DEADLINE, strike(&system, fault, arguments.jobs)).await {
+            Ok(verdict) => verdict,
+            Err(late) => Err(late.into()),
+        };
+        let verdict = verdict.unwrap_or_else(|error| Verdict::failed(&error));
         println!("{:>4} s  {fault}: {verdict}", begun.elapsed().as_secs());
         table.add(fault, &verdict);
     }
-    println!("\n{}", table.aligned());
+    println!("\n{}\n{} s in all", table.aligned(), begun.elapsed().as_secs());
+    system.stop().await;
+    ensure!(table.is_whole(), "something was lost, ended twice, ended otherwise than it should, or was left behind");
     if let Some(page) = &arguments.write {
         table.write_into(page, if arguments.cluster { "--cluster " } else { "" }, arguments.jobs)?;
     }
-    system.stop().await;
-    ensure!(table.is_whole(), "something was lost, ended twice, ended otherwise than it should, or was left behind");
     Ok(())
 }
 
-/// Each fault once, or by chance until the time is over.
-fn order(arguments: &Arguments) -> Box<dyn Iterator<Item = Fault>> {
+fn faults(arguments: &Arguments) -> anyhow::Result<Vec<Fault>> {
     let of_these = if arguments.only.is_empty() { Fault::value_variants() } else { &arguments.only };
-    let faults: Vec<Fault> =
-        of_these.iter().filter(|fault| fault.needs_cluster() == arguments.cluster).copied().collect();
+    let faults =
+        of_these.iter().filter(|fault| fault.needs_cluster() == arguments.cluster).copied().collect::<Vec<_>>();
+    ensure!(
+        !faults.is_empty(),
+        "none of these faults strikes {}",
+        if arguments.cluster { "a cluster" } else { "one broker" }
+    );
+    Ok(faults)
+}
+
+/// Each fault once, or by chance until the time is over.
+fn order(arguments: &Arguments, faults: Vec<Fault>) -> Box<dyn Iterator<Item = Fault>> {
     let Some(minutes) = arguments.minutes else {
         return Box::new(faults.into_iter());
     };
@@ -87,17 +118,19 @@ fn order(arguments: &Arguments) -> Box<dyn Iterator<Item = Fault>> {
 }
 
 async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verdict> {
-    let before = system.acked_as_done();
+    let (begun, before) = (Utc::now(), system.acked_as_done());
     let mut load = Load::start(&system.ways, jobs, fault.length());
-    fault.strike(system, &mut load).await?;
-    let over = Utc::now();
+    let over = fault.strike(system, &mut load).await?;
+    sleep(AFTER).await;
     let accepted = load.finish().await?;
     system.ready().await?;
-    let mut verdict = Verdict::of(system, fault, &accepted, over).await?;
+    let mut verdict = Verdict::of(system, fault, &accepted, begun, over).await?;
     let after = system.acked_as_done();
     // A container that was started anew has counted from 0.
     let since =
         |(name, after): (&String, &u64)| after.checked_sub(before.get(name).copied().unwrap_or(0)).unwrap_or(*after);
     verdict.duplicates += after.iter().map(since).sum::<u64>();
+    verdict.wrong.extend(fault.missed(&verdict).map(ToOwned::to_owned));
+    system.clear_files();
     Ok(verdict)
 }

@@ -10,7 +10,7 @@ use backing::relay::Relay;
 use backing::{Proxy, broker_password, composed};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
-use pipeline::jobs::SendEmail;
+use pipeline::jobs::{Message, SendEmail};
 use pipeline::{Broker, BrokerState};
 use reqwest::{Client, Method, Response};
 use serde_json::{Value, json};
@@ -77,6 +77,9 @@ impl System {
         let nodes = if cluster { &["rabbitmq", "rabbitmq-2", "rabbitmq-3"][..] } else { &["rabbitmq"] };
         let system = Self { ways, relay, noop_workers, proxies, brokers, management, nodes };
         system.ready().await?;
+        // The first report has a mail of its own.
+        system.rest(PATIENCE).await?;
+        drop(system.relay.take_mails());
         Ok(system)
     }
 
@@ -100,18 +103,24 @@ impl System {
             });
         });
         let end = Instant::now() + PATIENCE;
-        while !self.is_replicated().await? {
-            ensure!(Instant::now() < end, "a node of the broker is no member of each queue");
+        loop {
+            // A node that was cut off starts anew once it is back, and says nothing until then.
+            match self.is_replicated().await {
+                Ok(true) => return Ok(()),
+                Ok(false) => ensure!(Instant::now() < end, "a node of the broker is no member of each queue"),
+                Err(error) => ensure!(Instant::now() < end, "the broker does not tell of its queues: {error:#}"),
+            }
             sleep(PAUSE).await;
         }
-        Ok(())
     }
 
     /// Whether each queue that is replicated has a member on every node.
     async fn is_replicated(&self) -> anyhow::Result<bool> {
         let queues: Vec<Value> = self.manage(Method::GET, "queues/postroom").await?.json().await?;
-        let mut replicated = queues.iter().filter(|queue| queue["type"] == "quorum");
-        Ok(replicated.all(|queue| queue["online"].as_array().is_some_and(|online| online.len() == self.nodes.len())))
+        let replicated: Vec<&Value> = queues.iter().filter(|queue| queue["type"] == "quorum").collect();
+        let everywhere =
+            |queue: &&Value| queue["online"].as_array().is_some_and(|online| online.len() == self.nodes.len());
+        Ok(!replicated.is_empty() && replicated.iter().all(everywhere))
     }
 
     /// Waits until no queue holds anything but dead letters; those that do when the patience is over.
@@ -131,6 +140,15 @@ impl System {
     pub(crate) fn acked_as_done(&self) -> BTreeMap<String, u64> {
         let workers = copies_of("email-worker").and(copies_of("pdf-report"));
         block_in_place(|| workers.counters("jobs_total", "outcome=\"repeated\""))
+    }
+
+    /// Deletes the reports but the one that the mails are about: the volume is small.
+    pub(crate) fn clear_files(&self) {
+        let Message::ReportReady(kept) = &self.ways.mail.message;
+        let kept = format!("{}.pdf", kept.report_id);
+        let reports = copies_of("pdf-report");
+        let find = ["find", "files/reports", "-name", "*.pdf", "-not", "-name", &kept, "-delete"];
+        block_in_place(|| reports.run(&find));
     }
 
     /// The service in whose container the leader of a queue is.

@@ -38,6 +38,8 @@ pub(crate) struct Verdict {
     pub(crate) mails_twice: u64,
     /// From the end of the fault until every job that was accepted before that had ended.
     pub(crate) recovered_after: Duration,
+    /// Jobs that ended as dead letters.
+    pub(crate) dead: u64,
     /// Queues that still held something; dead letters are not counted.
     pub(crate) unfinished: BTreeMap<String, u64>,
     /// What else was not as it should be, in words.
@@ -51,6 +53,8 @@ struct JobRow {
     finished_at: Option<DateTime<Utc>>,
     /// Final events that decided the state.
     ends: i64,
+    /// Final events that say otherwise.
+    denials: i64,
     /// Runs beyond the first of each attempt.
     repeated: i64,
     maybe_sent: bool,
@@ -60,6 +64,8 @@ const JOBS: &str = "
     SELECT jobs.id, jobs.state, jobs.finished_at,
            count(*) FILTER (WHERE event.effect = 'moved'
                AND event.event_type IN ('job.succeeded', 'job.refused', 'job.cancelled', 'job.dead')) AS ends,
+           count(*) FILTER (WHERE event.effect = 'duplicate' AND event.event_type <> 'job.' || jobs.state
+               AND event.event_type IN ('job.succeeded', 'job.refused', 'job.cancelled', 'job.dead')) AS denials,
            count(DISTINCT event.run_id) - count(DISTINCT (event.replays, event.attempt)) FILTER (WHERE event.run_id IS NOT NULL)
                AS repeated,
            coalesce(bool_or(mail.maybe_sent), false) AS maybe_sent
@@ -75,6 +81,7 @@ impl Verdict {
         system: &System,
         fault: Fault,
         accepted: &[Accepted],
+        begun: DateTime<Utc>,
         over: DateTime<Utc>,
     ) -> anyhow::Result<Self> {
         let mut database = system::database().await?;
@@ -87,10 +94,19 @@ impl Verdict {
 
         let rows: Vec<JobRow> = sqlx::query_as(JOBS).bind(&ids).fetch_all(&mut database).await?;
         let rows: HashMap<Uuid, JobRow> = rows.into_iter().map(|row| (row.id, row)).collect();
-        let mails = arrived(system);
+        let mails = verdict.arrived(system);
         for (id, expected) in &expected {
             verdict.judge(*id, *expected, rows.get(id), mails.get(id).copied().unwrap_or_default());
         }
+        for id in mails.keys().filter(|id| !expected.contains_key(id)) {
+            verdict.wrong.push(format!("nobody asked for the mail {id}"));
+        }
+        let unasked: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM jobs WHERE created_at >= $1 AND id <> ALL($2)")
+            .bind(begun)
+            .bind(&ids)
+            .fetch_all(&mut database)
+            .await?;
+        verdict.wrong.extend(unasked.iter().map(|id| format!("nobody asked for the job {id}")));
         for report in accepted.iter().filter(|job| job.kind == Kind::Report) {
             if !system.ways.web.has_file(report.id).await? {
                 verdict.wrong.push(format!("the file of {} is not there, or not whole", report.id));
@@ -99,8 +115,27 @@ impl Verdict {
         let last = accepted.iter().filter(|job| job.at <= over).flat_map(|job| [Some(job.id), job.mail()]).flatten();
         let last = last.filter_map(|id| rows.get(&id)?.finished_at).max();
         verdict.recovered_after = last.and_then(|last| (last - over).to_std().ok()).unwrap_or_default();
-        system.bury(rows.values().filter(|row| row.state == "dead").count() as u64, &mut verdict.wrong).await?;
+        verdict.dead = rows.values().filter(|row| row.state == "dead").count() as u64;
+        system.bury(verdict.dead, &mut verdict.wrong).await?;
         Ok(verdict)
+    }
+
+    /// Of a strike that could not be judged.
+    pub(crate) fn failed(error: &anyhow::Error) -> Self {
+        Self { wrong: vec![format!("{error:#}")], ..Self::default() }
+    }
+
+    /// How often each mail arrived, by the id of its job.
+    fn arrived(&mut self, system: &System) -> HashMap<Uuid, u64> {
+        let mut count = HashMap::new();
+        for mail in system.relay.take_mails() {
+            let mail = MessageParser::default().parse_headers(&mail);
+            match mail.as_ref().and_then(|mail| mail.message_id()?.split('@').next()?.parse().ok()) {
+                Some(id) => *count.entry(id).or_default() += 1,
+                None => self.wrong.push("a mail arrived that is no job's".to_owned()),
+            }
+        }
+        count
     }
 
     fn judge(&mut self, id: Uuid, expected: Expected, row: Option<&JobRow>, arrived: u64) {
@@ -115,6 +150,9 @@ impl Verdict {
             self.ended_once += u64::from(expected.counts);
         } else {
             self.wrong.push(format!("{id} ended {} times", row.ends));
+        }
+        if row.denials > 0 {
+            self.wrong.push(format!("{id} is {}, and told otherwise as well", row.state));
         }
         if !(row.state == "succeeded" && expected.may_succeed || row.state == "dead" && expected.may_die) {
             self.wrong.push(format!("{id} is {}", row.state));
@@ -179,19 +217,6 @@ fn expectations(fault: Fault, accepted: &[Accepted]) -> BTreeMap<Uuid, Expected>
         }
     }
     expected
-}
-
-/// How often each mail arrived, by the id of its job.
-fn arrived(system: &System) -> HashMap<Uuid, u64> {
-    let mut count = HashMap::new();
-    for mail in system.relay.take_mails() {
-        let mail = MessageParser::default().parse_headers(&mail);
-        let id = mail.as_ref().and_then(|mail| mail.message_id()?.split('@').next()?.parse().ok());
-        if let Some(id) = id {
-            *count.entry(id).or_default() += 1;
-        }
-    }
-    count
 }
 
 async fn all_ended(database: &mut PgConnection, ids: &[Uuid]) -> anyhow::Result<()> {
