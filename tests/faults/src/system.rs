@@ -171,8 +171,8 @@ impl System {
         Ok(())
     }
 
-    /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them up to 5 s ago (a quorum
-    /// queue tells no sooner), those that are ready as they are now.
+    /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them a second ago (5 s in
+    /// a cluster: a quorum queue tells no sooner), those that are ready as they are now.
     async fn queues(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         let answer = self.manage(Method::GET, "queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
         let queues: Vec<Value> = answer.json().await?;
