@@ -114,8 +114,8 @@ impl Fault {
             | Self::ConnectionsHalfOpen
             | Self::MemoryAlarm
             | Self::DiskAlarm => (verdict.asked_again > 0, "nobody had to ask again"),
-            // Ten at each copy, and the broker had them all.
-            Self::WebKilled => (verdict.asked_again >= 20, "callers had their answers before their web was killed"),
+            // Ten at each copy; a slow machine may kill one of them late.
+            Self::WebKilled => (verdict.asked_again >= 10, "callers had their answers before their web was killed"),
             Self::DispatchersKilled | Self::DeliveredTwice | Self::WorkersKilled | Self::Poison => {
                 (verdict.duplicates > 0, "nothing came twice")
             }
