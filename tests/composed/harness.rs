@@ -253,11 +253,7 @@ fn mail_url(path: &str) -> String {
 
 /// The composed database.
 pub(crate) async fn database() -> PgConnection {
-    let (password, port) =
-        (backing::composed("POSTROOM_DATABASE_PASSWORD"), backing::composed("POSTROOM_POSTGRES_PORT"));
-    PgConnection::connect(&format!("postgres://postroom:{password}@127.0.0.1:{port}/postroom"))
-        .await
-        .expect("PostgreSQL answers")
+    PgConnection::connect(&backing::database_url("postroom")).await.expect("PostgreSQL answers")
 }
 
 /// Asks the database until it has an answer about one id.
@@ -294,9 +290,7 @@ pub(crate) async fn noted_as_sent(mail: &Value) {
 
 /// The broker refuses every event of a type, until the connection is closed: a queue that takes nothing is bound for it.
 pub(crate) async fn refuse_events(event: &str) -> lapin::Connection {
-    let (password, port) = (backing::broker_password("operator"), backing::composed("POSTROOM_AMQP_PORT"));
-    let (connection, channel) =
-        backing::connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
+    let (connection, channel) = backing::connect(&backing::broker_url("postroom", "operator")).await;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));

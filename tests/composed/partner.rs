@@ -13,11 +13,10 @@ const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumers/python");
 const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/bin/python");
 
 fn page(name: &str) -> Command {
-    let (port, password) = (backing::composed("POSTROOM_AMQP_PORT"), backing::broker_password("partner"));
     let mut command = Command::new(PYTHON);
     command
         .arg(format!("{FOLDER}/{name}"))
-        .env("AMQP_URL", format!("amqp://partner:{password}@127.0.0.1:{port}/postroom"))
+        .env("AMQP_URL", backing::broker_url("postroom", "partner"))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .kill_on_drop(true);

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use backing::{broker_password, composed, connect};
+use backing::{broker_url, composed, connect};
 use futures_util::StreamExt;
 use lapin::options::{BasicConsumeOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
@@ -15,8 +15,7 @@ const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 /// The request, the report and the mail are one trace: what each service tells says so.
 #[tokio::test]
 async fn one_trace_goes_from_the_request_through_the_report_to_the_mail() {
-    let (port, password) = (composed("POSTROOM_AMQP_PORT"), broker_password("operator"));
-    let (connection, channel) = connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
+    let (connection, channel) = connect(&broker_url("postroom", "operator")).await;
     let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("classic".into()));

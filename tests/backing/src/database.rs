@@ -23,7 +23,7 @@ impl Database {
     /// Where it is.
     #[must_use]
     pub fn url(&self) -> String {
-        url(&self.name)
+        database_url(&self.name)
     }
 }
 
@@ -42,14 +42,16 @@ impl Drop for Database {
 }
 
 async fn execute(statement: String) {
-    let mut connection = PgConnection::connect(&url("postroom"))
+    let mut connection = PgConnection::connect(&database_url("postroom"))
         .await
         .expect("PostgreSQL does not answer: start it with `compose/up rabbitmq postgres mail`");
     sqlx::query(AssertSqlSafe(statement)).execute(&mut connection).await.expect("create or drop a database");
     connection.close().await.expect("close the connection");
 }
 
-fn url(database: &str) -> String {
+/// Where a database is. The composed system's is `postroom`.
+#[must_use]
+pub fn database_url(database: &str) -> String {
     let (password, port) = (crate::composed("POSTROOM_DATABASE_PASSWORD"), crate::composed("POSTROOM_POSTGRES_PORT"));
     format!("postgres://postroom:{password}@127.0.0.1:{port}/{database}")
 }

@@ -12,11 +12,11 @@ mod vhost;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-pub use database::Database;
+pub use database::{Database, database_url};
 pub use directory::Directory;
 pub use lapin::message::Delivery;
 pub use proxy::Proxy;
-pub use vhost::{Listener, Vhost, connect};
+pub use vhost::{Listener, Vhost, ask_management, broker_url, connect};
 
 /// A value of the environment, else of `compose/.env`.
 ///

@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 /// Long enough for a loaded machine; a test that waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(60);
+const NO_ANSWER: &str = "RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`";
 
 /// A virtual host, deleted when this is dropped. [`Vhost::finish`] fails the test that left messages behind.
 #[derive(Debug)]
@@ -42,14 +43,14 @@ impl Vhost {
             let user = permission["user"].as_str().expect("a user");
             manage(Method::PUT, &format!("topic-permissions/{name}/{user}"), Some(permission.clone())).await;
         }
-        let (connection, channel) = connect(&url(&name, "operator")).await;
+        let (connection, channel) = connect(&broker_url(&name, "operator")).await;
         Self { name, finished: false, connection, channel }
     }
 
     /// Where it is, for a user.
     #[must_use]
     pub fn url(&self, user: &str) -> String {
-        url(&self.name, user)
+        broker_url(&self.name, user)
     }
 
     /// Where the broker's management API is.
@@ -60,7 +61,7 @@ impl Vhost {
 
     /// Asks the management API as a user, about anything; `{vhost}` in the path is this virtual host. What it answers.
     pub async fn manage_as(&self, user: &str, method: Method, path: &str, body: Option<Value>) -> StatusCode {
-        ask(user, method, &path.replace("{vhost}", &self.name), body).await.status()
+        ask_management(user, method, &path.replace("{vhost}", &self.name), body).await.expect(NO_ANSWER).status()
     }
 
     /// A channel of the operator's, who may do everything here.
@@ -230,24 +231,30 @@ impl Listener {
 /// When RabbitMQ does not answer.
 pub async fn connect(url: &str) -> (Connection, Channel) {
     let connected = Connection::connect(url, ConnectionProperties::default()).await;
-    let connection = connected.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`");
+    let connection = connected.expect(NO_ANSWER);
     let channel = connection.create_channel().await.expect("a channel");
     (connection, channel)
 }
 
-fn url(vhost: &str, user: &str) -> String {
+/// Where a virtual host is, for a user. The composed system's is `postroom`.
+#[must_use]
+pub fn broker_url(vhost: &str, user: &str) -> String {
     let (password, port) = (crate::broker_password(user), crate::composed("POSTROOM_AMQP_PORT"));
     format!("amqp://{user}:{password}@127.0.0.1:{port}/{vhost}")
 }
 
 async fn manage(method: Method, path: &str, body: Option<Value>) -> Value {
-    let response = ask("operator", method, path, body).await;
+    let response = ask_management("operator", method, path, body).await.expect(NO_ANSWER);
     let status = response.status();
     assert!(status.is_success() || status == StatusCode::NOT_FOUND, "{path}: {status}");
     response.json().await.unwrap_or(Value::Null)
 }
 
-async fn ask(user: &str, method: Method, path: &str, body: Option<Value>) -> Response {
+/// Asks RabbitMQ's management API as a user: `path` is what comes after `/api/`.
+///
+/// # Errors
+/// It does not answer.
+pub async fn ask_management(user: &str, method: Method, path: &str, body: Option<Value>) -> reqwest::Result<Response> {
     let port = crate::composed("POSTROOM_MANAGEMENT_PORT");
     let request = Client::new()
         .request(method, format!("http://127.0.0.1:{port}/api/{path}"))
@@ -257,5 +264,5 @@ async fn ask(user: &str, method: Method, path: &str, body: Option<Value>) -> Res
         Some(body) => request.json(&body),
         None => request,
     };
-    request.send().await.expect("RabbitMQ does not answer: start it with `compose/up rabbitmq postgres mail`")
+    request.send().await
 }

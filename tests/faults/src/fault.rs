@@ -6,7 +6,6 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use backing::containers::{Containers, copies_of};
 use backing::relay::{Act, Stage};
-use backing::{broker_password, composed};
 use chrono::{DateTime, Utc};
 use clap::ValueEnum;
 use lapin::BasicProperties;
@@ -283,9 +282,7 @@ fn publish_twice(load: &mut Load) {
 
 /// Messages that no publisher of ours makes.
 async fn poison(load: &mut Load) -> anyhow::Result<()> {
-    let (password, port) = (broker_password("operator"), composed("POSTROOM_AMQP_PORT"));
-    let (connection, channel) =
-        backing::connect(&format!("amqp://operator:{password}@127.0.0.1:{port}/postroom")).await;
+    let (connection, channel) = backing::connect(&backing::broker_url("postroom", "operator")).await;
     channel.confirm_select(ConfirmSelectOptions::default()).await?;
     let json = "application/json";
     for (kind, routed_as, content_type, body) in [

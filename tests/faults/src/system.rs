@@ -7,12 +7,12 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use backing::containers::{copies_of, ours};
 use backing::relay::Relay;
-use backing::{Proxy, broker_password, composed};
+use backing::{Proxy, ask_management, broker_password, composed};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use pipeline::jobs::{Message, SendEmail};
 use pipeline::{Broker, BrokerState};
-use reqwest::{Client, Method, Response};
+use reqwest::{Method, Response};
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tokio::task::block_in_place;
@@ -45,7 +45,6 @@ pub(crate) struct System {
     pub(crate) noop_workers: NoopWorkers,
     proxies: BTreeMap<&'static str, Proxy>,
     brokers: [Broker; 2],
-    management: Client,
     /// The services that are the broker.
     nodes: &'static [&'static str],
 }
@@ -73,9 +72,8 @@ impl System {
         let web = Web::new()?;
         let mail = mail_about(web.report(Report::default()).await?.id).await?;
         let ways = Arc::new(Ways { web, noops, mails, mail });
-        let management = Client::builder().timeout(Duration::from_secs(10)).build()?;
         let nodes = if cluster { &["rabbitmq", "rabbitmq-2", "rabbitmq-3"][..] } else { &["rabbitmq"] };
-        let system = Self { ways, relay, noop_workers, proxies, brokers, management, nodes };
+        let system = Self { ways, relay, noop_workers, proxies, brokers, nodes };
         system.ready().await?;
         // The first report has a mail of its own.
         system.rest(PATIENCE).await?;
@@ -116,7 +114,7 @@ impl System {
 
     /// Whether each queue that is replicated has a member on every node.
     async fn is_replicated(&self) -> anyhow::Result<bool> {
-        let queues: Vec<Value> = self.manage(Method::GET, "queues/postroom").await?.json().await?;
+        let queues: Vec<Value> = Self::manage(Method::GET, "queues/postroom").await?.json().await?;
         let replicated: Vec<&Value> = queues.iter().filter(|queue| queue["type"] == "quorum").collect();
         let everywhere =
             |queue: &&Value| queue["online"].as_array().is_some_and(|online| online.len() == self.nodes.len());
@@ -153,7 +151,7 @@ impl System {
 
     /// The service in whose container the leader of a queue is.
     pub(crate) async fn leader(&self, queue: &str) -> anyhow::Result<String> {
-        let queue: Value = self.manage(Method::GET, &format!("queues/postroom/{queue}")).await?.json().await?;
+        let queue: Value = Self::manage(Method::GET, &format!("queues/postroom/{queue}")).await?.json().await?;
         let node = queue["leader"].as_str().context("a queue without a leader")?;
         Ok(node.rsplit('@').next().unwrap_or(node).to_owned())
     }
@@ -166,7 +164,7 @@ impl System {
             wrong.push(format!("{dead} jobs are dead, and these are the dead letters: {letters:?}"));
         }
         for queue in letters.keys() {
-            self.manage(Method::DELETE, &format!("queues/postroom/{queue}/contents")).await?;
+            Self::manage(Method::DELETE, &format!("queues/postroom/{queue}/contents")).await?;
         }
         Ok(())
     }
@@ -174,11 +172,9 @@ impl System {
     /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them a second ago (5 s in
     /// a cluster: a quorum queue tells no sooner), those that are ready as they are now.
     async fn queues(&self) -> anyhow::Result<BTreeMap<String, u64>> {
-        let answer = self.manage(Method::GET, "queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
+        let answer = Self::manage(Method::GET, "queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
         let queues: Vec<Value> = answer.json().await?;
-        let (password, port) = (broker_password("operator"), composed("POSTROOM_AMQP_PORT"));
-        let url = format!("amqp://operator:{password}@127.0.0.1:{port}/postroom");
-        let (connection, channel) = backing::connect(&url).await;
+        let (connection, channel) = backing::connect(&backing::broker_url("postroom", "operator")).await;
         let mut held = BTreeMap::new();
         // An exclusive queue belongs to a connection and may not be asked by another.
         for queue in queues.iter().filter(|queue| queue["exclusive"] != true) {
@@ -194,10 +190,8 @@ impl System {
         Ok(held)
     }
 
-    async fn manage(&self, method: Method, path: &str) -> anyhow::Result<Response> {
-        let url = format!("http://127.0.0.1:{}/api/{path}", composed("POSTROOM_MANAGEMENT_PORT"));
-        let request = self.management.request(method, url).basic_auth("operator", Some(broker_password("operator")));
-        Ok(request.send().await?.error_for_status()?)
+    async fn manage(method: Method, path: &str) -> anyhow::Result<Response> {
+        Ok(ask_management("operator", method, path, None).await?.error_for_status()?)
     }
 
     pub(crate) async fn stop(self) {
@@ -260,8 +254,7 @@ async fn mail_about(report: Uuid) -> anyhow::Result<SendEmail> {
 
 /// A connection of the suite's own to the database.
 pub(crate) async fn database() -> anyhow::Result<PgConnection> {
-    let (password, port) = (composed("POSTROOM_DATABASE_PASSWORD"), composed("POSTROOM_POSTGRES_PORT"));
-    let url = format!("postgres://postroom:{password}@127.0.0.1:{port}/postroom");
+    let url = backing::database_url("postroom");
     let end = Instant::now() + PATIENCE;
     loop {
         match PgConnection::connect(&url).await {
