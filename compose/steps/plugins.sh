@@ -6,11 +6,13 @@ ensure_plugins() {
     has_compose || add_plugin compose
 }
 
-# 2.24.4 is the first that knows `!override`.
+# The first that knows `!override`.
+least_compose=2.24.4
+
 has_compose() {
     local version
     version=$(docker compose version --short 2>/dev/null) || return 1
-    printf '2.24.4\n%s\n' "${version#v}" | sort --version-sort --check=quiet
+    printf '%s\n' "$least_compose" "${version#v}" | sort --version-sort --check=quiet
 }
 
 add_plugin() {
@@ -28,7 +30,7 @@ plugin_package() {
     local package version
     for package in "docker-$1-v2" "docker-$1"; do
         version=$(apt_version "$package") || continue
-        [[ $package == docker-compose ]] && dpkg --compare-versions "$version" lt 2 && continue
+        [[ $1 == compose ]] && dpkg --compare-versions "$version" lt "$least_compose" && continue
         echo "$package"
         return 0
     done

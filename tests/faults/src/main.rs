@@ -120,7 +120,8 @@ fn order(arguments: &Arguments, faults: Vec<Fault>) -> Box<dyn Iterator<Item = F
 async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verdict> {
     let (begun, before) = (Utc::now(), system.acked_as_done());
     let mut load = Load::start(&system.ways, jobs, fault.length());
-    let over = fault.strike(system, &mut load).await?;
+    fault.strike(system, &mut load).await?;
+    let over = Utc::now();
     sleep(AFTER).await;
     let accepted = load.finish().await?;
     system.ready().await?;

@@ -36,7 +36,10 @@ pub(crate) struct Verdict {
     pub(crate) maybe_sent: u64,
     /// Mails that arrived more than once, under the same `Message-ID`.
     pub(crate) mails_twice: u64,
-    /// From the end of the fault until every job that was accepted before that had ended.
+    /// Of those asked for again: known to the system when it was done so, because the broker had them all the while.
+    pub(crate) known_before: u64,
+    /// From the end of the fault until every job that was accepted before that had ended; where a node of several is struck,
+    /// the longest time in which no no-op ended.
     pub(crate) recovered_after: Duration,
     /// Jobs that ended as dead letters.
     pub(crate) dead: u64,
@@ -50,6 +53,7 @@ pub(crate) struct Verdict {
 struct JobRow {
     id: Uuid,
     state: String,
+    created_at: DateTime<Utc>,
     finished_at: Option<DateTime<Utc>>,
     /// Final events that decided the state.
     ends: i64,
@@ -61,7 +65,7 @@ struct JobRow {
 }
 
 const JOBS: &str = "
-    SELECT jobs.id, jobs.state, jobs.finished_at,
+    SELECT jobs.id, jobs.state, jobs.created_at, jobs.finished_at,
            count(*) FILTER (WHERE event.effect = 'moved'
                AND event.event_type IN ('job.succeeded', 'job.refused', 'job.cancelled', 'job.dead')) AS ends,
            count(*) FILTER (WHERE event.effect = 'duplicate' AND event.event_type <> 'job.' || jobs.state
@@ -112,9 +116,13 @@ impl Verdict {
                 verdict.wrong.push(format!("the file of {} is not there, or not whole", report.id));
             }
         }
-        let last = accepted.iter().filter(|job| job.at <= over).flat_map(|job| [Some(job.id), job.mail()]).flatten();
-        let last = last.filter_map(|id| rows.get(&id)?.finished_at).max();
-        verdict.recovered_after = last.and_then(|last| (last - over).to_std().ok()).unwrap_or_default();
+        let known =
+            |job: &&Accepted| job.in_vain > 0 && rows.get(&job.id).is_some_and(|row| row.created_at + PAUSE < job.at);
+        verdict.known_before = accepted.iter().filter(known).count() as u64;
+        verdict.recovered_after = match fault.needs_cluster() {
+            true => longest_gap(accepted, &rows),
+            false => backlog(accepted, &rows, over),
+        };
         verdict.dead = rows.values().filter(|row| row.state == "dead").count() as u64;
         system.bury(verdict.dead, &mut verdict.wrong).await?;
         Ok(verdict)
@@ -217,6 +225,22 @@ fn expectations(fault: Fault, accepted: &[Accepted]) -> BTreeMap<Uuid, Expected>
         }
     }
     expected
+}
+
+/// From the end of a fault until every job that was accepted before that had ended.
+fn backlog(accepted: &[Accepted], rows: &HashMap<Uuid, JobRow>, over: DateTime<Utc>) -> Duration {
+    let before = accepted.iter().filter(|job| job.at <= over).flat_map(|job| [Some(job.id), job.mail()]).flatten();
+    let last = before.filter_map(|id| rows.get(&id)?.finished_at).max();
+    last.and_then(|last| (last - over).to_std().ok()).unwrap_or_default()
+}
+
+/// The longest time in which no no-op ended; they are handed in all the time.
+fn longest_gap(accepted: &[Accepted], rows: &HashMap<Uuid, JobRow>) -> Duration {
+    let noops = accepted.iter().filter(|job| job.kind == Kind::Noop);
+    let mut ends: Vec<DateTime<Utc>> = noops.filter_map(|job| rows.get(&job.id)?.finished_at).collect();
+    ends.sort_unstable();
+    let gaps = ends.windows(2).filter_map(|pair| (pair[1] - pair[0]).to_std().ok());
+    gaps.max().unwrap_or_default()
 }
 
 async fn all_ended(database: &mut PgConnection, ids: &[Uuid]) -> anyhow::Result<()> {
