@@ -12,7 +12,7 @@ use pipeline::jobs::{Noop, SendEmail};
 use pipeline::{Job, OutgoingJob, Publisher};
 use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -83,11 +83,12 @@ impl Accepted {
 
 type Asked = JoinSet<anyhow::Result<Accepted>>;
 
-/// Jobs that are being handed in.
+/// Jobs that are being handed in, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Load {
     ways: Arc<Ways>,
-    steady: JoinHandle<Asked>,
+    /// One task.
+    steady: JoinSet<Asked>,
     enough: CancellationToken,
     /// Beside the steady ones.
     more: Asked,
@@ -96,8 +97,8 @@ pub(crate) struct Load {
 impl Load {
     /// Hands in jobs evenly, so many in so long, and goes on like that until it is finished.
     pub(crate) fn start(ways: &Arc<Ways>, jobs: u32, length: Duration) -> Self {
-        let enough = CancellationToken::new();
-        let steady = tokio::spawn(hand_in(Arc::clone(ways), jobs, length, enough.clone()));
+        let (enough, mut steady) = (CancellationToken::new(), JoinSet::new());
+        steady.spawn(hand_in(Arc::clone(ways), jobs, length, enough.clone()));
         Self { ways: Arc::clone(ways), steady, enough, more: JoinSet::new() }
     }
 
@@ -113,7 +114,8 @@ impl Load {
     pub(crate) async fn finish(mut self) -> anyhow::Result<Vec<Accepted>> {
         self.enough.cancel();
         let mut accepted = Vec::new();
-        for mut asked in [self.steady.await?, std::mem::take(&mut self.more)] {
+        let steady = self.steady.join_next().await.context("nobody hands jobs in")??;
+        for mut asked in [steady, self.more] {
             while let Some(job) = asked.join_next().await {
                 accepted.push(job??);
             }
