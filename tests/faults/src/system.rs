@@ -8,7 +8,7 @@ use anyhow::{Context, ensure};
 use backing::containers::{copies_of, ours};
 use backing::relay::Relay;
 use backing::{Proxy, ask_management, broker_password, composed};
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{BasicGetOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use pipeline::jobs::{Message, SendEmail};
 use pipeline::{Broker, BrokerState};
@@ -114,7 +114,7 @@ impl System {
 
     /// Whether each queue that is replicated has a member on every node.
     async fn is_replicated(&self) -> anyhow::Result<bool> {
-        let queues: Vec<Value> = Self::manage(Method::GET, "queues/postroom").await?.json().await?;
+        let queues: Vec<Value> = Self::manage("queues/postroom").await?.json().await?;
         let replicated: Vec<&Value> = queues.iter().filter(|queue| queue["type"] == "quorum").collect();
         let everywhere =
             |queue: &&Value| queue["online"].as_array().is_some_and(|online| online.len() == self.nodes.len());
@@ -151,28 +151,30 @@ impl System {
 
     /// The service in whose container the leader of a queue is.
     pub(crate) async fn leader(&self, queue: &str) -> anyhow::Result<String> {
-        let queue: Value = Self::manage(Method::GET, &format!("queues/postroom/{queue}")).await?.json().await?;
+        let queue: Value = Self::manage(&format!("queues/postroom/{queue}")).await?.json().await?;
         let node = queue["leader"].as_str().context("a queue without a leader")?;
         Ok(node.rsplit('@').next().unwrap_or(node).to_owned())
     }
 
-    /// Compares the dead letters with the jobs that are dead, and removes them.
-    pub(crate) async fn bury(&self, dead: u64, wrong: &mut Vec<String>) -> anyhow::Result<()> {
-        let letters = self.queues().await?.into_iter().filter(|(queue, _)| queue.ends_with(".dead"));
-        let letters: BTreeMap<String, u64> = letters.collect();
-        if letters.values().sum::<u64>() != dead {
-            wrong.push(format!("{dead} jobs are dead, and these are the dead letters: {letters:?}"));
+    /// Takes every dead letter out of its queue; how many there were of each job.
+    pub(crate) async fn take_dead_letters(&self) -> anyhow::Result<BTreeMap<Uuid, u64>> {
+        let (connection, channel) = backing::connect(&backing::broker_url("postroom", "operator")).await;
+        let mut letters = BTreeMap::new();
+        for queue in self.queues().await?.into_keys().filter(|queue| queue.ends_with(".dead")) {
+            let options = BasicGetOptions { no_ack: true };
+            while let Some(letter) = channel.basic_get(queue.as_str().into(), options).await? {
+                let id = letter.properties.message_id().as_ref().context("a dead letter without an id")?;
+                *letters.entry(id.as_str().parse()?).or_default() += 1;
+            }
         }
-        for queue in letters.keys() {
-            Self::manage(Method::DELETE, &format!("queues/postroom/{queue}/contents")).await?;
-        }
-        Ok(())
+        connection.close(200, "done".into()).await?;
+        Ok(letters)
     }
 
     /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them a second ago (5 s in
     /// a cluster: a quorum queue tells no sooner), those that are ready as they are now.
     async fn queues(&self) -> anyhow::Result<BTreeMap<String, u64>> {
-        let answer = Self::manage(Method::GET, "queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
+        let answer = Self::manage("queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
         let queues: Vec<Value> = answer.json().await?;
         let (connection, channel) = backing::connect(&backing::broker_url("postroom", "operator")).await;
         let mut held = BTreeMap::new();
@@ -190,8 +192,8 @@ impl System {
         Ok(held)
     }
 
-    async fn manage(method: Method, path: &str) -> anyhow::Result<Response> {
-        Ok(ask_management("operator", method, path, None).await?.error_for_status()?)
+    async fn manage(path: &str) -> anyhow::Result<Response> {
+        Ok(ask_management("operator", Method::GET, path, None).await?.error_for_status()?)
     }
 
     pub(crate) async fn stop(self) {

@@ -1,7 +1,7 @@
 //! What became of the jobs that a fault met: what the callers were promised against what the database, the broker and the mail
 //! relay hold once everything has come to rest.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub(crate) struct Verdict {
     pub(crate) ended_once: u64,
     /// Without an end, or a mail that was noted as sent and did not arrive.
     pub(crate) lost: u64,
-    /// Runs of an attempt that had one already, and deliveries of a job that was known to be done: they came again, and changed
-    /// nothing.
+    /// Runs of an attempt that had one already, deliveries of a job that was known to be done, and second dead letters: they came
+    /// again, and changed nothing.
     pub(crate) duplicates: u64,
     /// Mails of which a sender ended without knowing whether they went out.
     pub(crate) maybe_sent: u64,
@@ -123,9 +123,22 @@ impl Verdict {
             true => longest_gap(accepted, &rows),
             false => backlog(accepted, &rows, over),
         };
-        verdict.dead = rows.values().filter(|row| row.state == "dead").count() as u64;
-        system.bury(verdict.dead, &mut verdict.wrong).await?;
+        let dead = rows.values().filter(|row| row.state == "dead").map(|row| row.id).collect();
+        verdict.judge_dead_letters(&dead, &system.take_dead_letters().await?);
         Ok(verdict)
+    }
+
+    /// Each dead job has a dead letter, and no other job has. It has two where its worker was killed when one was written and
+    /// its message not acked yet.
+    fn judge_dead_letters(&mut self, dead: &BTreeSet<Uuid>, letters: &BTreeMap<Uuid, u64>) {
+        self.dead = dead.len() as u64;
+        self.duplicates += letters.values().map(|count| count - 1).sum::<u64>();
+        for id in dead.iter().filter(|id| !letters.contains_key(id)) {
+            self.wrong.push(format!("{id} is dead and has no dead letter"));
+        }
+        for id in letters.keys().filter(|id| !dead.contains(id)) {
+            self.wrong.push(format!("there is a dead letter of {id}, which is not dead"));
+        }
     }
 
     /// Of a strike that could not be judged.
