@@ -4,11 +4,15 @@ mod acks;
 mod permits;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, BasicRejectOptions,
+    ChannelFlowOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Channel, Consumer, ErrorKind};
 use tokio::sync::{mpsc, watch};
@@ -55,6 +59,7 @@ pub(crate) trait Consumes: Send + Sync + 'static {
 pub(crate) struct Settle {
     tag: u64,
     told: bool,
+    channel: Arc<Channel>,
     settled: mpsc::Sender<Settled>,
     /// Cancelled when the delivery can no longer be settled: the broker gives it to somebody else.
     pub(crate) lost: CancellationToken,
@@ -66,10 +71,21 @@ impl Settle {
         self.tell(Settled::Done(self.tag))
     }
 
+    /// Acks the delivery, and waits until the broker has read the ack: it reads a channel in order, so an answer to whatever is
+    /// asked after the ack says so. `false` when it can no longer be settled.
+    pub(crate) async fn acked(mut self) -> bool {
+        let acked = async {
+            self.channel.basic_ack(self.tag, BasicAckOptions::default()).await?;
+            // The call that changes least: the flow is on already.
+            self.channel.channel_flow(ChannelFlowOptions { active: true }).await
+        };
+        matches!(timeout(CALL_DEADLINE, acked).await, Ok(Ok(_))) && self.tell(Settled::Told(self.tag))
+    }
+
     /// Rejects the delivery: the broker moves it to its dead letters.
     pub(crate) async fn reject(mut self, delivery: &Delivery) -> bool {
         let rejected = delivery.acker.reject(BasicRejectOptions { requeue: false });
-        matches!(timeout(CALL_DEADLINE, rejected).await, Ok(Ok(true))) && self.tell(Settled::Rejected(self.tag))
+        matches!(timeout(CALL_DEADLINE, rejected).await, Ok(Ok(true))) && self.tell(Settled::Told(self.tag))
     }
 
     fn tell(&mut self, settled: Settled) -> bool {
@@ -137,7 +153,7 @@ struct Session<'a, C> {
 /// A channel, and what was begun on it.
 #[derive(Clone)]
 struct Open {
-    channel: Channel,
+    channel: Arc<Channel>,
     lost: CancellationToken,
     begun: TaskTracker,
     settled: mpsc::Sender<Settled>,
@@ -179,10 +195,10 @@ impl Consume {
     /// Consumes over one channel until it ends, the link is lost, something is away or the drain begins. What was begun winds up
     /// among `ended`: a run that takes long must not hold up the next session.
     async fn session<C: Consumes>(&self, link: &Link, consumes: &C, ended: &TaskTracker) -> Result<(), ConsumeError> {
-        let channel = timeout(CALL_DEADLINE, link.connection.create_channel()).await??;
+        let channel = Arc::new(timeout(CALL_DEADLINE, link.connection.create_channel()).await??);
         let lost = link.lost.child_token();
         let (settled, told) = mpsc::channel(usize::from(self.prefetch).max(1));
-        let acks = tokio::spawn(acknowledge(channel.clone(), told, lost.clone()));
+        let acks = tokio::spawn(acknowledge(Arc::clone(&channel), told, lost.clone()));
         let open = Open { channel, lost, begun: TaskTracker::new(), settled };
         let result = Session { consume: self, open: open.clone(), consumes }.deliveries().await;
         ended.spawn(open.wind_up(self.queue.clone(), acks));
@@ -266,8 +282,9 @@ impl<C: Consumes> Session<'_, C> {
     }
 
     fn settle(&self, delivery: &Delivery) -> Settle {
-        let Open { settled, lost, .. } = &self.open;
-        Settle { tag: delivery.delivery_tag, told: false, settled: settled.clone(), lost: lost.clone() }
+        let Open { channel, settled, lost, .. } = &self.open;
+        let (channel, settled) = (Arc::clone(channel), settled.clone());
+        Settle { tag: delivery.delivery_tag, told: false, channel, settled, lost: lost.clone() }
     }
 
     /// Begins nothing more. `held` is a delivery that was taken and not begun.

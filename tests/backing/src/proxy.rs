@@ -1,6 +1,7 @@
-//! A way to a backing service that can fall silent, hold back answers or break off.
+//! A way to a backing service that can fall silent, be slow, hold back answers or break off.
 
 use std::io;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -18,6 +19,7 @@ pub struct Proxy {
 #[derive(Clone, Debug)]
 struct Way {
     asking: watch::Sender<bool>,
+    slowness: watch::Sender<Duration>,
     answering: watch::Sender<bool>,
     cut: watch::Sender<bool>,
 }
@@ -42,7 +44,8 @@ impl Proxy {
         let listener = TcpListener::bind(near).await.expect("a port");
         let url = target.replace(&address, &listener.local_addr().expect("a port").to_string());
         let [asking, answering] = [(); 2].map(|()| watch::Sender::new(true));
-        let way = Way { asking, answering, cut: watch::Sender::new(false) };
+        let slowness = watch::Sender::new(Duration::ZERO);
+        let way = Way { asking, slowness, answering, cut: watch::Sender::new(false) };
         let proxy = Self { url, way: way.clone() };
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
@@ -65,6 +68,11 @@ impl Proxy {
         self.way.answering.send_replace(!hold);
     }
 
+    /// From now on what the client says comes through so much later.
+    pub fn slow_down(&self, by: Duration) {
+        self.way.slowness.send_replace(by);
+    }
+
     /// From now on every connection breaks off at once.
     pub fn cut(&self, cut: bool) {
         self.way.cut.send_replace(cut);
@@ -74,10 +82,11 @@ impl Proxy {
 async fn carry(near: TcpStream, far: TcpStream, way: Way) {
     let (near_reads, near_writes) = near.into_split();
     let (far_reads, far_writes) = far.into_split();
+    let prompt = watch::Sender::new(Duration::ZERO);
     let both = async {
         tokio::try_join!(
-            pump(near_reads, far_writes, way.asking.subscribe()),
-            pump(far_reads, near_writes, way.answering.subscribe())
+            pump(near_reads, far_writes, way.asking.subscribe(), way.slowness.subscribe()),
+            pump(far_reads, near_writes, way.answering.subscribe(), prompt.subscribe())
         )
     };
     let mut cut = way.cut.subscribe();
@@ -94,10 +103,15 @@ async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut open: watch::Receiver<bool>,
+    slowness: watch::Receiver<Duration>,
 ) -> io::Result<()> {
     let mut said = vec![0; 16 * 1024];
     loop {
         let bytes = from.read(&mut said).await?;
+        let slowness = *slowness.borrow();
+        if !slowness.is_zero() {
+            tokio::time::sleep(slowness).await;
+        }
         open.wait_for(|open| *open).await.map_err(io::Error::other)?;
         if bytes == 0 {
             return to.shutdown().await;

@@ -1,6 +1,7 @@
 //! Acks of one channel: what is settled goes out at once and in few frames, and nobody waits for it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use futures_util::future::try_join_all;
 use lapin::Channel;
@@ -16,8 +17,8 @@ use super::CALL_DEADLINE;
 pub(super) enum Settled {
     /// It is to be acked.
     Done(u64),
-    /// It was rejected, and the broker has been told.
-    Rejected(u64),
+    /// The broker has been told: it was rejected, or acked by itself.
+    Told(u64),
 }
 
 /// The acks of what was settled since the last ones.
@@ -51,7 +52,7 @@ impl Ledger {
                     done.insert(tag);
                     self.beyond.insert(tag);
                 }
-                Settled::Rejected(tag) => {
+                Settled::Told(tag) => {
                     self.beyond.insert(tag);
                 }
             }
@@ -68,7 +69,7 @@ impl Ledger {
 
 /// Acks until every sender of `settled` is gone. When an ack cannot be written the channel is of no use any more: `lost` says
 /// so, and the broker will deliver again what was not acked.
-pub(super) async fn acknowledge(channel: Channel, mut settled: mpsc::Receiver<Settled>, lost: CancellationToken) {
+pub(super) async fn acknowledge(channel: Arc<Channel>, mut settled: mpsc::Receiver<Settled>, lost: CancellationToken) {
     let mut ledger = Ledger::new();
     let mut batch = Vec::new();
     let most = settled.max_capacity();
@@ -137,7 +138,7 @@ mod tests {
                 }
                 done.extend(batch.iter().filter(|(_, rejected)| !rejected).map(|(tag, _)| *tag));
                 let told = batch.iter().map(|(tag, rejected)| match rejected {
-                    true => Settled::Rejected(*tag),
+                    true => Settled::Told(*tag),
                     false => Settled::Done(*tag),
                 });
                 let acks = ledger.settle(told);
@@ -159,7 +160,7 @@ mod tests {
         assert_eq!(ledger.settle([6, 8].map(Settled::Done)), Acks { up_to: None, singly: vec![6, 8] });
         // 6 was acked: a frame up to it would be refused.
         assert_eq!(ledger.settle([4, 5].map(Settled::Done)), Acks { up_to: Some(5), singly: vec![] });
-        assert_eq!(ledger.settle([Settled::Rejected(7)]), Acks::default());
+        assert_eq!(ledger.settle([Settled::Told(7)]), Acks::default());
         assert_eq!(ledger.settle([9].map(Settled::Done)), Acks { up_to: Some(9), singly: vec![] });
     }
 }

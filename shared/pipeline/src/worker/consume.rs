@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lapin::message::Delivery;
 use serde::Deserialize;
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -75,6 +75,8 @@ pub(super) struct Worker {
     pub(super) threads: HandlerThreads,
     pub(super) process: String,
     pub(super) time_scale: f64,
+    /// Held, shared, while a message is set apart: until its original is gone, no run apart begins here that could end the process.
+    pub(super) setting_apart: Arc<RwLock<()>>,
 }
 
 /// Works until the drain is over, or until `abort`.
@@ -101,6 +103,7 @@ pub(crate) async fn work(mut runtime: Runtime) {
             threads: threads.clone(),
             process: process_name(service),
             time_scale: runtime.time_scale,
+            setting_apart: Arc::default(),
         };
         let mut consume = |queue: String, prefetch, permits: &Permits| {
             let consume = Consume {

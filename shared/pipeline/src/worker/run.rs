@@ -103,6 +103,9 @@ pub(super) async fn run(
     if is_suspicious(worker, &delivery.properties) {
         return Some(Outcome::Suspicious);
     }
+    if worker.queue == worker.row.suspect_queue() {
+        drop(lost.run_until_cancelled(worker.setting_apart.write()).await?);
+    }
     let undecodable = |reason: String| Some(Outcome::NotStarted { kind: FailureKind::Undecodable, reason });
     let envelope = match &received.envelope {
         Ok(envelope) if envelope.is_json => envelope.clone(),

@@ -35,7 +35,11 @@ struct Lost;
 impl Settlement<'_> {
     pub(super) async fn settle(mut self, decision: Decision) {
         let span = self.received.span();
-        let outcome = label(&decision);
+        let (worker, outcome) = (self.worker, label(&decision));
+        let setting_apart = match decision {
+            Decision::SetApart => Some(worker.setting_apart.read().await),
+            _ => None,
+        };
         span.in_scope(|| self.log(&decision));
         let settled = async {
             match decision {
@@ -53,8 +57,15 @@ impl Settlement<'_> {
         let settled = settled.await;
         let kind = self.received.envelope.as_ref().map_or("none", |envelope| self.known_kind(&envelope.kind));
         let duration = self.received.begun.elapsed();
-        // The ack goes out by itself; if it does not arrive the job is delivered again, like after any crash.
-        if settled.is_err() || !self.settle.done() {
+        // The ack goes out by itself; if it does not arrive the job is delivered again, like after any crash. Of a message that
+        // is set apart a crash is near: its run apart waits for the ack.
+        let acked = match (settled, &setting_apart) {
+            (Err(Lost), _) => false,
+            (Ok(()), None) => self.settle.done(),
+            (Ok(()), Some(_)) => self.settle.acked().await,
+        };
+        drop(setting_apart);
+        if !acked {
             span.in_scope(|| {
                 tracing::warn!("the connection was lost before the job was settled: it will be delivered again")
             });

@@ -6,13 +6,13 @@ use uuid::Uuid;
 
 use crate::harness::{Notes, Process, With, Worker, broker, job, vhost};
 
-fn properties(id: &str, kind: &str) -> BasicProperties {
+pub(crate) fn properties(id: &str, kind: &str) -> BasicProperties {
     BasicProperties::default().with_message_id(id.into()).with_type(kind.into()).with_delivery_mode(2)
 }
 
 /// Publishes as anybody may, past the publisher.
 #[expect(clippy::disallowed_methods, reason = "what a foreign publisher does")]
-async fn publish_raw(vhost: &backing::Vhost, properties: BasicProperties, body: &[u8]) {
+pub(crate) async fn publish_raw(vhost: &backing::Vhost, properties: BasicProperties, body: &[u8]) {
     let publish = vhost.channel().basic_publish(
         "postroom.jobs".into(),
         "noop.run.normal".into(),

@@ -1,6 +1,16 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::harness::{Process, broker, job, vhost};
+use backing::Proxy;
+use lapin::types::{AMQPValue, FieldTable};
+use pipeline::jobs::Noop;
+use pipeline::{Broker, BrokerState, Done, Handlers, JobContext, WorkerSettings};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::death::{properties, publish_raw};
+use crate::harness::{Notes, Process, With, broker, job, settings, vhost};
 
 #[tokio::test]
 async fn a_message_that_kills_its_worker_takes_none_of_fifty_good_ones_with_it() {
@@ -55,4 +65,44 @@ async fn at_rest(vhost: &backing::Vhost) -> bool {
     let (dead, normal, suspect) =
         tokio::join!(vhost.ready("noop.dead"), vhost.ready("noop.normal"), vhost.ready("noop.suspect"));
     (dead, normal, suspect) == (Some(1), Some(0), Some(0))
+}
+
+#[tokio::test]
+async fn a_message_runs_apart_only_when_the_broker_has_let_go_of_the_original() {
+    let vhost = vhost().await;
+    let proxy = Arc::new(Proxy::start(&vhost.url("noop-worker")).await);
+    let broker = Broker::start(&settings(&proxy.url), "noop-worker").unwrap();
+    let consuming = broker.consuming_state();
+    let (runs, drain) = (Notes::default(), CancellationToken::new());
+    let handler = {
+        let (runs, proxy) = (runs.clone(), Arc::clone(&proxy));
+        With(move |job: Noop, context: JobContext| {
+            // What is still on its way to the broker is lost, as it is when the process dies.
+            proxy.cut(true);
+            runs.add(job.note);
+            async move {
+                context.cancelled().cancelled().await;
+                Ok(Done::empty())
+            }
+        })
+    };
+    let settings: WorkerSettings = serde_json::from_value(json!({"concurrency": 4})).unwrap();
+    let work = tokio::spawn(broker.work(
+        Handlers::new().register(handler),
+        &settings,
+        drain.clone(),
+        CancellationToken::new(),
+    ));
+    vhost.wait("consuming", || async { consuming() == BrokerState::Consuming }).await;
+    proxy.slow_down(Duration::from_millis(300));
+    let mut headers = FieldTable::default();
+    headers.insert("x-delivery-count".into(), AMQPValue::LongInt(3));
+    let properties = properties(&job("once apart").id.to_string(), "noop.run").with_headers(headers);
+    publish_raw(&vhost, properties, br#"{"note":"once apart"}"#).await;
+    vhost.wait("the run has begun", || async { runs.all() == ["once apart"] }).await;
+    vhost.wait_ready("noop.suspect", 1).await;
+    drain.cancel();
+    work.await.unwrap();
+    broker.close().await;
+    vhost.finish(&[("noop.suspect", 1)]).await;
 }
