@@ -124,6 +124,12 @@ impl<J: Job> OutgoingJob<J> {
     }
 }
 
+/// An id of version 7, of now. `Uuid::now_v7` asks the system for randomness each time; this has a generator in each thread.
+pub(crate) fn new_id() -> Uuid {
+    let millis = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
+    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+}
+
 /// What jobs and events share: id, type, time, JSON, persistent.
 pub(crate) fn base_properties(id: Uuid, kind: &str, at: DateTime<Utc>, app_id: &str) -> BasicProperties {
     BasicProperties::default()
@@ -206,18 +212,24 @@ pub(crate) struct CopyNote<'a> {
     pub(crate) redeliveries: u32,
 }
 
-/// A message's headers must fit one frame (128 KiB as a rule), and a copy needs room for its own: a copy that the broker
-/// refuses would be tried for ever.
-const FOREIGN_HEADER_BYTES: usize = 64 * 1024;
+/// A message's headers must fit one frame (32 KiB in our `rabbitmq.conf`, 128 KiB as a rule), and a copy needs room for its own: a
+/// copy that the broker refuses would be tried for ever.
+const FOREIGN_HEADER_BYTES: usize = 16 * 1024;
+/// A value's type, and the lengths of its name and itself.
+const HEADER_OVERHEAD: usize = 6;
+
+fn header_bytes(name: &ShortString, value: &AMQPValue) -> usize {
+    HEADER_OVERHEAD + name.as_str().len() + approximate_bytes(value)
+}
 
 fn approximate_bytes(value: &AMQPValue) -> usize {
     match value {
         AMQPValue::LongString(text) => text.as_bytes().len(),
         AMQPValue::ByteArray(bytes) => bytes.as_slice().len(),
-        AMQPValue::FieldArray(list) => list.as_slice().iter().map(approximate_bytes).sum(),
-        AMQPValue::FieldTable(table) => {
-            table.inner().iter().map(|(name, value)| name.as_str().len() + approximate_bytes(value)).sum()
+        AMQPValue::FieldArray(list) => {
+            list.as_slice().iter().map(|value| HEADER_OVERHEAD + approximate_bytes(value)).sum()
         }
+        AMQPValue::FieldTable(table) => table.inner().iter().map(|(name, value)| header_bytes(name, value)).sum(),
         _ => 16,
     }
 }
@@ -231,7 +243,7 @@ pub(crate) fn copy_properties(original: &BasicProperties, note: &CopyNote<'_>, n
         if name.as_str().starts_with("x-") {
             continue;
         }
-        match room.checked_sub(name.as_str().len() + approximate_bytes(value)) {
+        match room.checked_sub(header_bytes(name, value)) {
             Some(rest) => {
                 room = rest;
                 headers.insert(name.clone(), value.clone());

@@ -18,9 +18,9 @@ use crate::message::{Envelope, noted_failure};
 use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_QUEUES};
 
 /// Read ahead by two batches; what is not acked waits in the broker.
-const PREFETCH: u16 = 256;
+const PREFETCH: u16 = 1024;
 /// Events kept in one call.
-const BATCH: usize = 128;
+const BATCH: usize = 512;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LAST_PAUSE: Duration = Duration::from_secs(5);
 

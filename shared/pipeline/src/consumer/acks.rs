@@ -7,6 +7,7 @@ use futures_util::future::try_join_all;
 use lapin::Channel;
 use lapin::options::BasicAckOptions;
 use tokio::sync::mpsc;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -74,6 +75,13 @@ pub(super) async fn acknowledge(channel: Arc<Channel>, mut settled: mpsc::Receiv
     let mut batch = Vec::new();
     let most = settled.max_capacity();
     while settled.recv_many(&mut batch, most).await > 0 {
+        // What is settled by the tasks that are ready now comes along: fewer frames, and longer ranges.
+        yield_now().await;
+        while batch.len() < most
+            && let Ok(one) = settled.try_recv()
+        {
+            batch.push(one);
+        }
         let acks = ledger.settle(batch.drain(..));
         let up_to = acks.up_to.into_iter().map(|tag| (tag, true));
         let frames = up_to.chain(acks.singly.into_iter().map(|tag| (tag, false)));

@@ -73,7 +73,7 @@ pub(super) struct Worker {
     pub(super) running: Running,
     pub(super) publisher: Publisher,
     pub(super) threads: HandlerThreads,
-    pub(super) process: String,
+    pub(super) process: Arc<str>,
     pub(super) time_scale: f64,
     /// Held, shared, while a message is set apart: until its original is gone, no run apart begins here that could end the process.
     pub(super) setting_apart: Arc<RwLock<()>>,
@@ -101,7 +101,7 @@ pub(crate) async fn work(mut runtime: Runtime) {
             running: running.clone(),
             publisher: runtime.publisher.clone(),
             threads: threads.clone(),
-            process: process_name(service),
+            process: process_name(service).into(),
             time_scale: runtime.time_scale,
             setting_apart: Arc::default(),
         };
@@ -145,7 +145,8 @@ struct Lives(Arc<Worker>);
 
 impl Consumes for Lives {
     fn handle(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static {
-        live(Arc::clone(&self.0), delivery, settle)
+        // In its place for good: on its way into a task it would be copied several times.
+        Box::pin(live(Arc::clone(&self.0), delivery, settle))
     }
 
     fn put_back(&self, delivery: Delivery, settle: Settle) -> impl Future<Output = ()> + Send + 'static {

@@ -1,7 +1,7 @@
 //! What a job's author writes: a handler, and its closed set of answers.
 
 use std::any::type_name;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -151,7 +151,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 /// What a handler knows of the job besides its payload.
 #[derive(Clone, Debug)]
 pub struct JobContext {
-    pub(crate) envelope: Envelope,
+    pub(crate) envelope: Arc<Envelope>,
     pub(crate) cancelled: CancellationToken,
     pub(crate) progress: Arc<watch::Sender<Option<Progress>>>,
 }
@@ -166,8 +166,8 @@ impl JobContext {
     /// The job, as events name it.
     #[must_use]
     pub fn job(&self) -> JobReference {
-        let Envelope { id, kind, owner, .. } = self.envelope.clone();
-        JobReference { id, kind, owner }
+        let Envelope { id, kind, owner, .. } = &*self.envelope;
+        JobReference { id: *id, kind: kind.clone(), owner: owner.clone() }
     }
 
     /// Which attempt this is, from 1.
@@ -237,6 +237,7 @@ const MARK_DEADLINE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub struct Handlers {
     starts: BTreeMap<&'static str, Start>,
+    quiet: BTreeSet<&'static str>,
     pub(super) probes: BTreeMap<&'static str, Probe>,
     marks: Option<Marks>,
 }
@@ -267,6 +268,18 @@ impl Handlers {
             type_name::<H>()
         );
         self
+    }
+
+    /// Adds the handler of a kind whose successes are told to nobody: `job.started`, `job.progressed` and `job.succeeded` are left
+    /// out, and with them most of what a short job costs. For jobs that come by the thousand and have no page. Whatever is not a
+    /// success is told as ever, and so is the success of a job that did not succeed at once: nothing that was told stays open.
+    ///
+    /// # Panics
+    /// See [`Handlers::register`].
+    #[must_use]
+    pub fn register_quiet<H: Handler>(mut self, handler: H) -> Self {
+        self.quiet.insert(<H::Job as Job>::KIND);
+        self.register(handler)
     }
 
     /// Names something that the handlers need, and how it is asked for a sign of life (`SELECT 1`, `NOOP`); see
@@ -311,6 +324,11 @@ impl Handlers {
                 JobMark::Open
             }
         }
+    }
+
+    /// Whether the successes of a kind are told to nobody.
+    pub(super) fn is_quiet(&self, kind: &str) -> bool {
+        self.quiet.contains(kind)
     }
 
     /// The kinds that have a handler.

@@ -9,13 +9,12 @@ use futures_util::future::{AbortHandle, abortable};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
-use uuid::Uuid;
+use tracing::{Instrument, Span};
 
 use crate::events::{Event, EventBody, JobReference, Progress, RunReference};
-use crate::message::{Envelope, InvalidEnvelope, delivered_before};
+use crate::message::{Envelope, InvalidEnvelope, delivered_before, new_id};
 
 use super::consume::Worker;
 use super::decide::{FailureKind, Outcome};
@@ -29,29 +28,41 @@ const SUSPICIOUS: u32 = 3;
 
 /// A delivery whose properties were read, and the events of its run.
 pub(super) struct Received {
-    pub(super) envelope: Result<Envelope, InvalidEnvelope>,
+    pub(super) envelope: Result<Arc<Envelope>, InvalidEnvelope>,
     /// Whether the start was told.
     pub(super) told: bool,
     pub(super) begun: Instant,
+    /// What is logged about the delivery belongs here.
+    pub(super) span: Span,
+    /// Without its worker, which is named where an event is made.
     run: RunReference,
+    process: Arc<str>,
 }
 
 impl Received {
     pub(super) fn decode(worker: &Worker, delivery: &Delivery) -> Self {
-        let mut envelope = Envelope::read(&delivery.properties);
-        if let Ok(envelope) = &mut envelope {
+        let envelope = Envelope::read(&delivery.properties).map(|mut envelope| {
             envelope.trace = envelope.trace.child();
-        }
+            Arc::new(envelope)
+        });
         let known = envelope.as_ref().ok();
         let run = RunReference {
-            id: Uuid::now_v7(),
-            worker: worker.process.clone(),
+            id: new_id(),
+            worker: String::new(),
             replays: known.map_or(0, |envelope| envelope.replays),
             attempt: known.map_or(1, |envelope| envelope.attempt),
             redeliveries: known.map_or(0, |envelope| envelope.redeliveries),
             sequence: 0,
         };
-        Self { envelope, told: false, begun: Instant::now(), run }
+        let span = tracing::info_span!(
+            "job",
+            job.id = known.map(|envelope| tracing::field::display(envelope.id)),
+            job.kind = known.map(|envelope| envelope.kind.as_str()),
+            job.attempt = run.attempt,
+            job.run = %run.id,
+            trace.id = known.map(|envelope| tracing::field::display(envelope.trace.id())),
+        );
+        Self { envelope, told: false, begun: Instant::now(), span, run, process: Arc::clone(&worker.process) }
     }
 
     pub(super) fn attempt(&self) -> u32 {
@@ -68,19 +79,8 @@ impl Received {
         let job = JobReference { id: envelope.id, kind: envelope.kind.clone(), owner: envelope.owner.clone() };
         let trace = Some(envelope.trace.clone());
         self.run.sequence += 1;
-        Some(Event { trace, ..Event::new(job, Some(self.run.clone()), body) })
-    }
-
-    pub(super) fn span(&self) -> tracing::Span {
-        let envelope = self.envelope.as_ref().ok();
-        tracing::info_span!(
-            "job",
-            job.id = envelope.map(|envelope| tracing::field::display(envelope.id)),
-            job.kind = envelope.map(|envelope| envelope.kind.as_str()),
-            job.attempt = self.run.attempt,
-            job.run = %self.run.id,
-            trace.id = envelope.map(|envelope| tracing::field::display(envelope.trace.id())),
-        )
+        let run = RunReference { worker: self.process.to_string(), ..self.run.clone() };
+        Some(Event { trace, ..Event::new(job, Some(run), body) })
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) async fn run(
     }
     let undecodable = |reason: String| Some(Outcome::NotStarted { kind: FailureKind::Undecodable, reason });
     let envelope = match &received.envelope {
-        Ok(envelope) if envelope.is_json => envelope.clone(),
+        Ok(envelope) if envelope.is_json => Arc::clone(envelope),
         Ok(_) => return undecodable("the content_type is not application/json".to_owned()),
         Err(error) => return undecodable(error.to_string()),
     };
@@ -121,8 +121,7 @@ pub(super) async fn run(
     }
     let (progress, latest) = watch::channel(None);
     let context =
-        JobContext { envelope: envelope.clone(), cancelled: lost.child_token(), progress: Arc::new(progress) };
-    let cancelled = context.cancelled.clone();
+        JobContext { envelope: Arc::clone(&envelope), cancelled: entry.stop.clone(), progress: Arc::new(progress) };
     let running = match worker.handlers.start(&envelope.kind, &delivery.data, context) {
         Ok(running) => running,
         Err(error) => {
@@ -142,11 +141,12 @@ pub(super) async fn run(
             drop(answer.send(result));
         }
     };
-    worker.threads.spawn(task.instrument(received.span()));
+    worker.threads.spawn(task.instrument(received.span.clone()));
 
-    let run = Run { answered, latest, lost, cancelled: &cancelled, stop: &entry.stop };
+    let quiet = worker.handlers.is_quiet(&envelope.kind);
+    let run = Run { quiet, answered, latest, lost, stop: &entry.stop };
     let outcome = watch_run(worker, received, run).await;
-    cancelled.cancel();
+    entry.stop.cancel();
     confirm(worker, outcome?, lost).await
 }
 
@@ -170,65 +170,71 @@ async fn confirm(worker: &Worker, outcome: Outcome, lost: &CancellationToken) ->
 
 /// A handler at work, seen from outside.
 struct Run<'a> {
+    /// Nothing is told of it.
+    quiet: bool,
     answered: oneshot::Receiver<Answer>,
     latest: watch::Receiver<Option<Progress>>,
     lost: &'a CancellationToken,
-    /// Told to the handler.
-    cancelled: &'a CancellationToken,
-    /// The job is not wanted any more.
+    /// Cancelled when the job is not wanted any more; the handler has it too.
     stop: &'a CancellationToken,
 }
 
 type Answer = std::thread::Result<Result<super::Done, super::Failure>>;
 
 async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Option<Outcome> {
-    let Run { mut answered, mut latest, lost, cancelled, stop } = run;
-    let mut stopping = false;
+    let Run { quiet, mut answered, mut latest, lost, stop } = run;
     let limit = worker.row.timeout.mul_f64(worker.time_scale);
-    let mut tell = interval_at(Instant::now() + TELL, TELL);
-    tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let deadline = sleep(limit);
-    tokio::pin!(deadline);
+    let deadline = Instant::now() + limit;
+    let next = || if quiet { deadline } else { deadline.min(Instant::now() + TELL) };
+    // One timer for both: most runs end before it rings, and thousands of them a second have one each.
+    let timer = sleep_until(next());
+    tokio::pin!(timer);
     loop {
         tokio::select! {
             biased;
             // First, because a handler that heeds its token answers at the same moment.
             () = lost.cancelled() => return None,
             answer = &mut answered => return Some(match answer {
-                // What was done all the same is done.
-                Ok(Ok(Err(failure))) if stopping && !matches!(failure, Failure::Refused { .. }) => Outcome::Cancelled,
+                // It stops where it can: cut off, it might go on with an effect that nobody hears of. What was done all the same is
+                // done.
+                Ok(Ok(Err(failure))) if stop.is_cancelled() && !matches!(failure, Failure::Refused { .. }) => {
+                    Outcome::Cancelled
+                }
                 Ok(Ok(answer)) => Outcome::Answered(answer),
                 Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
                 Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
             }),
-            () = stop.cancelled(), if !stopping => {
-                // It stops where it can: cut off, it might go on with an effect that nobody hears of. Its timeout stands.
-                stopping = true;
-                cancelled.cancel();
-            }
-            () = &mut deadline => return Some(match stopping {
-                true => Outcome::Cancelled,
-                false => Outcome::TimedOut { seconds: limit.as_secs_f64() },
-            }),
-            _ = tell.tick() => {
-                if !received.told {
-                    received.told = true;
-                    if let Some(event) = received.event(EventBody::Started {}) {
-                        // It is news, not state: the final event tells the same and is insisted on.
-                        if let Err(error) = worker.publisher.publish_event(&event).await {
-                            tracing::debug!(%error, "tell that a job has started");
-                        }
-                    }
+            () = &mut timer => {
+                if Instant::now() >= deadline {
+                    return Some(match stop.is_cancelled() {
+                        true => Outcome::Cancelled,
+                        false => Outcome::TimedOut { seconds: limit.as_secs_f64() },
+                    });
                 }
-                let news = if latest.has_changed().unwrap_or(false) { latest.borrow_and_update().clone() } else { None };
-                if let Some(progress) = news
-                    && let Some(event) = received.event(EventBody::Progressed { progress })
-                    && let Err(error) = worker.publisher.hint_event(&event).await
-                {
-                    tracing::debug!(%error, "tell a job's progress");
-                }
+                // Boxed: what few runs need must not be part of every run's future, which is moved and allocated for each.
+                lost.run_until_cancelled(Box::pin(tell(worker, received, &mut latest))).await?;
+                timer.as_mut().reset(next());
             }
         }
+    }
+}
+
+/// Tells that the run lasts, and how far it is. It is news, not state: the final event tells the same and is insisted on.
+async fn tell(worker: &Worker, received: &mut Received, latest: &mut watch::Receiver<Option<Progress>>) {
+    if !received.told {
+        received.told = true;
+        if let Some(event) = received.event(EventBody::Started {})
+            && let Err(error) = worker.publisher.publish_event(&event).await
+        {
+            tracing::debug!(%error, "tell that a job has started");
+        }
+    }
+    let news = if latest.has_changed().unwrap_or(false) { latest.borrow_and_update().clone() } else { None };
+    if let Some(progress) = news
+        && let Some(event) = received.event(EventBody::Progressed { progress })
+        && let Err(error) = worker.publisher.hint_event(&event).await
+    {
+        tracing::debug!(%error, "tell a job's progress");
     }
 }
 

@@ -34,27 +34,18 @@ struct Lost;
 
 impl Settlement<'_> {
     pub(super) async fn settle(mut self, decision: Decision) {
-        let span = self.received.span();
+        let span = self.received.span.clone();
         let (worker, outcome) = (self.worker, label(&decision));
         let setting_apart = match decision {
             Decision::SetApart => Some(worker.setting_apart.read().await),
             _ => None,
         };
         span.in_scope(|| self.log(&decision));
-        let settled = async {
-            match decision {
-                Decision::Succeed(done) => self.tell(EventBody::Succeeded { result: done.result }).await?,
-                Decision::Refuse(refusal) => self.tell(EventBody::Refused { refusal }).await?,
-                Decision::Cancel => self.tell(EventBody::Cancelled {}).await?,
-                Decision::Skip => {}
-                Decision::SetApart => self.set_apart().await?,
-                Decision::PutBack { failure } => self.put_back(failure).await?,
-                Decision::Retry { tier, failure } => self.retry(tier, failure).await?,
-                Decision::Bury { failure } => self.bury(failure).await?,
-            }
-            Ok::<_, Lost>(())
+        let settled = match decision {
+            Decision::Succeed(_) if self.is_quiet() => Ok(()),
+            // Boxed: a future is as large as the largest of its branches, and is moved and allocated for each delivery.
+            decision => Box::pin(self.publish(decision)).await,
         };
-        let settled = settled.await;
         let kind = self.received.envelope.as_ref().map_or("none", |envelope| self.known_kind(&envelope.kind));
         let duration = self.received.begun.elapsed();
         // The ack goes out by itself; if it does not arrive the job is delivered again, like after any crash. Of a message that
@@ -62,7 +53,7 @@ impl Settlement<'_> {
         let acked = match (settled, &setting_apart) {
             (Err(Lost), _) => false,
             (Ok(()), None) => self.settle.done(),
-            (Ok(()), Some(_)) => self.settle.acked().await,
+            (Ok(()), Some(_)) => Box::pin(self.settle.acked()).await,
         };
         drop(setting_apart);
         if !acked {
@@ -73,6 +64,20 @@ impl Settlement<'_> {
         }
         metrics::counter!("jobs_total", "kind" => kind, "outcome" => outcome).increment(1);
         metrics::histogram!("job_seconds", "kind" => kind).record(duration);
+    }
+
+    /// Publishes what a decision asks for: the copy first, then the event.
+    async fn publish(&mut self, decision: Decision) -> Settled {
+        match decision {
+            Decision::Succeed(done) => self.tell(EventBody::Succeeded { result: done.result }).await,
+            Decision::Refuse(refusal) => self.tell(EventBody::Refused { refusal }).await,
+            Decision::Cancel => self.tell(EventBody::Cancelled {}).await,
+            Decision::Skip => Ok(()),
+            Decision::SetApart => self.set_apart().await,
+            Decision::PutBack { failure } => self.put_back(failure).await,
+            Decision::Retry { tier, failure } => self.retry(tier, failure).await,
+            Decision::Bury { failure } => self.bury(failure).await,
+        }
     }
 
     async fn retry(&mut self, tier: Tier, failure: FailureReport) -> Settled {
@@ -167,6 +172,14 @@ impl Settlement<'_> {
             self.settle.lost.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(Lost)?;
             pause = (pause * 2).min(LAST_PAUSE);
         }
+    }
+
+    /// Whether nobody needs to hear of a success: nobody has heard of the job so far.
+    fn is_quiet(&self) -> bool {
+        self.received.envelope.as_ref().is_ok_and(|envelope| {
+            let is_first = envelope.attempt == 1 && envelope.redeliveries == 0 && envelope.replays == 0;
+            is_first && self.worker.handlers.is_quiet(&envelope.kind)
+        })
     }
 
     /// A foreign publisher may write any `type`; a metric's labels must stay few.

@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use backing::{Listener, Vhost};
 use lapin::types::AMQPValue;
-use pipeline::{Done, Failure};
+use pipeline::{Done, Failure, Handlers};
 use serde_json::json;
 
 use crate::harness::{Notes, TIME_SCALE, With, Worker, job, vhost};
@@ -49,6 +49,42 @@ async fn a_job_is_done_once_and_tells_it_by_one_event() {
     worker.stop().await;
     assert_eq!(runs.all(), ["once"]);
     finish(vhost, &[]).await;
+}
+
+#[tokio::test]
+async fn of_a_quiet_kind_only_what_is_no_success_is_told() {
+    let vhost = vhost().await;
+    let mut events = vhost.listen("postroom.events", "#").await;
+    let runs = Notes::default();
+    let seen = runs.clone();
+    let handler = With(move |job: pipeline::jobs::Noop, context: pipeline::JobContext| {
+        let seen = seen.clone();
+        async move {
+            if job.note == "late" && context.attempt() == 1 {
+                return Err(Failure::retry("not yet"));
+            }
+            if job.note == "bad" {
+                return Err(Failure::reject("no"));
+            }
+            // Long enough for a start to be told.
+            context.progress("sleeping", 0, 1);
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            seen.add(job.note);
+            Ok(Done::empty())
+        }
+    });
+    let worker = Worker::with(&vhost, 2, Handlers::new().register_quiet(handler)).await;
+    worker.broker.publisher().publish_job(&job("good")).await.unwrap();
+    vhost.wait("the good one is done", || async { runs.all() == ["good"] }).await;
+    worker.broker.publisher().publish_job(&job("bad")).await.unwrap();
+    assert_eq!(events.next_json().await.0, "job.dead");
+    // Who has heard that it is tried again hears how it ends.
+    worker.broker.publisher().publish_job(&job("late")).await.unwrap();
+    assert_eq!(events.next_json().await.0, "job.retrying");
+    assert_eq!(events.next_json().await.0, "job.succeeded");
+    worker.stop().await;
+    vhost.purge("tracker.dead_letters").await;
+    finish(vhost, &[("noop.dead", 1)]).await;
 }
 
 #[tokio::test]
