@@ -2,8 +2,8 @@ use std::os::unix::process::ExitStatusExt;
 
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
-use lapin::types::AMQPValue;
-use pipeline::{Done, JobContext};
+use lapin::types::{AMQPValue, FieldTable};
+use pipeline::{Done, Failure, JobContext};
 use uuid::Uuid;
 
 use crate::harness::{Notes, Process, With, Worker, broker, job, vhost};
@@ -72,6 +72,29 @@ async fn what_is_no_job_goes_to_the_dead_at_once_and_the_queue_moves_on() {
     assert_eq!(told.iter().filter(|kind| *kind == "job.dead").count(), 4, "{told:?}");
     vhost.purge("tracker.progress").await;
     vhost.finish(&[("tracker.dead_letters", 6)]).await;
+}
+
+#[tokio::test]
+async fn a_message_with_all_the_headers_that_it_can_have_is_buried_like_any_other() {
+    let vhost = vhost().await;
+    let reason = "far too long ".repeat(1000);
+    let handler = With(move |_, _: JobContext| std::future::ready(Err::<Done, _>(Failure::reject(reason.clone()))));
+    let worker = Worker::start(&vhost, 1, handler).await;
+    let mut headers = FieldTable::default();
+    // Eleven bytes each: 30 KiB of the 32 KiB that a frame holds.
+    for number in 0..2800 {
+        headers.insert(format!("{number:04}").into(), AMQPValue::LongString("a".into()));
+    }
+    let id = Uuid::now_v7().to_string();
+    publish_raw(&vhost, properties(&id, "noop.run").with_headers(headers), br#"{"note":"x"}"#).await;
+    let dead = vhost.take("noop.dead").await;
+    assert_eq!(dead.properties.message_id().as_ref().unwrap().as_str(), id);
+    let headers = dead.properties.headers().as_ref().unwrap().inner();
+    assert_eq!(headers["failure_kind"], AMQPValue::LongString("rejected".into()));
+    assert_eq!(headers["0000"], AMQPValue::LongString("a".into()));
+    worker.stop().await;
+    assert_eq!(vhost.take("tracker.lifecycle").await.routing_key.as_str(), "job.dead");
+    vhost.finish(&[("tracker.dead_letters", 1)]).await;
 }
 
 #[tokio::test]
