@@ -212,15 +212,18 @@ fn is_refused(error: &DatabaseError) -> bool {
     matches!(error, DatabaseError::Failed { source: sqlx::Error::Database(_) | sqlx::Error::PoolTimedOut, .. })
 }
 
-async fn in_time<T>(patience: Duration, call: impl Future<Output = Result<T, DatabaseError>>) -> anyhow::Result<T> {
-    Ok(timeout(patience, call).await.context("no answer from the database in time")??)
+async fn in_time<T, E: Into<anyhow::Error>>(
+    patience: Duration,
+    call: impl Future<Output = Result<T, E>>,
+) -> anyhow::Result<T> {
+    timeout(patience, call).await.context("no answer from the database in time")?.map_err(Into::into)
 }
 
 /// Writes the job down and tells of it. The broker has the job already: what fails here is caught up by the events.
 async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
     let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
-    let recorded = in_time(app.patience(), store::jobs::record_queued(&app.pool, job));
+    let recorded = in_time(app.patience(), app.recorder.record(job.clone()));
     let (recorded, told) = tokio::join!(recorded, app.publisher.publish_event(&event));
     if let Err(error) = recorded {
         tracing::warn!(job.id = %job.id, error = format!("{error:#}"), "record a queued job");

@@ -8,6 +8,7 @@ mod edge;
 mod idempotency_key;
 mod openapi;
 mod problem;
+mod recorder;
 mod routes;
 mod serve;
 mod settings;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
+use recorder::Recorder;
 
 pub use callers::Callers;
 pub use changes::Changes;
@@ -39,6 +41,7 @@ pub struct App {
     pub(crate) publisher: Publisher,
     pub(crate) breaker: Breaker,
     pub(crate) fullness: Fullness,
+    pub(crate) recorder: Recorder,
     pub(crate) pool: PgPool,
     pub(crate) files: Files,
     pub(crate) links: SignedLinks,
@@ -94,8 +97,8 @@ impl Default for Limits {
 }
 
 impl App {
-    /// Puts together what the handlers share. When `drain` is cancelled, what waits is answered at once.
-    #[must_use]
+    /// Puts together what the handlers share, and what [`serve`] has to run for them. When `drain` is cancelled, what waits is
+    /// answered at once.
     #[expect(clippy::too_many_arguments, reason = "each is a part of its own, named once here and once in main")]
     pub fn new(
         broker: &Broker,
@@ -106,11 +109,13 @@ impl App {
         changes: Changes,
         limits: Limits,
         drain: CancellationToken,
-    ) -> Self {
-        Self {
+    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
+        let (recorder, recording) = Recorder::new(pool.clone(), limits.record);
+        let app = Self {
             publisher: broker.publisher().with_deadline(limits.publish),
             breaker: Breaker::default(),
             fullness: broker.fullness(),
+            recorder,
             pool,
             files,
             links,
@@ -119,7 +124,8 @@ impl App {
             limits,
             waiting: Arc::new(Semaphore::new(limits.waiting)),
             drain,
-        }
+        };
+        (app, recording)
     }
 
     /// Keeps knowing how the broker stands: how full its queues are and, once it has fallen silent, whether it answers again. Ends

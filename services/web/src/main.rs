@@ -22,7 +22,8 @@ async fn main() -> anyhow::Result<()> {
     let changes = Changes::default();
 
     let drain = || shutdown.drain.clone();
-    let app = App::new(&broker, pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
+    let (app, recording) =
+        App::new(&broker, pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
     let listener =
         TcpListener::bind(settings.http.listen).await.with_context(|| format!("listen on {}", settings.http.listen))?;
 
@@ -36,7 +37,7 @@ async fn main() -> anyhow::Result<()> {
 
     let mut tasks = Tasks::default();
     tasks.spawn("broker", ended(app.clone().watch_broker()));
-    tasks.spawn("http", ended(web::serve(listener, app, service::http::Limits::default())));
+    tasks.spawn("http", ended(web::serve(listener, app, recording, service::http::Limits::default())));
     tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
     tasks.spawn("changes", ended(changes.listen(pool, drain())));
 

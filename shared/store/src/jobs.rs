@@ -1,6 +1,8 @@
 //! What became of each job: its state, its timeline, and how an event changes them.
 //! Who publishes and who consumes the events is not known here.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -162,22 +164,33 @@ pub struct JobEventRow {
 /// # Errors
 /// The database cannot be reached, or fails.
 pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseError> {
-    call(pool, "record the queued job", async |connection| record_queued_in(connection, job).await).await
+    record_all_queued(pool, std::slice::from_ref(job)).await
+}
+
+/// The same for many at once, in one commit.
+///
+/// # Errors
+/// The database cannot be reached, or fails; then none has its row.
+pub async fn record_all_queued(pool: &PgPool, jobs: &[NewJob]) -> Result<(), DatabaseError> {
+    call(pool, "record the queued jobs", async |connection| record_queued_in(connection, jobs).await).await
 }
 
 /// The same in the caller's transaction.
-pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob) -> Result<(), sqlx::Error> {
+pub(crate) async fn record_queued_in(connection: &mut PgConnection, jobs: &[NewJob]) -> Result<(), sqlx::Error> {
+    // Each once, or the statement fails; and by id, as everybody locks them.
+    let jobs: BTreeMap<Uuid, &NewJob> = jobs.iter().map(|job| (job.id, job)).collect();
     sqlx::query(
         "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
-         VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
+         SELECT id, kind, owner, 'queued', 0, 0, 0, -1, at, at
+           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS job (id, kind, owner, at)
          ON CONFLICT (id) DO UPDATE
             SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
             WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
     )
-    .bind(job.id)
-    .bind(&job.kind)
-    .bind(&job.owner)
-    .bind(job.at)
+    .bind(jobs.keys().copied().collect::<Vec<_>>())
+    .bind(jobs.values().map(|job| job.kind.as_str()).collect::<Vec<_>>())
+    .bind(jobs.values().map(|job| job.owner.as_str()).collect::<Vec<_>>())
+    .bind(jobs.values().map(|job| job.at).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

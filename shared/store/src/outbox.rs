@@ -71,7 +71,7 @@ pub async fn put_in(connection: &mut PgConnection, job: &NewJob, row: &NewOutbox
     if put.is_none() {
         return Ok(Put::AlreadyThere);
     }
-    record_queued_in(connection, job).await?;
+    record_queued_in(connection, std::slice::from_ref(job)).await?;
     Ok(Put::Stored)
 }
 

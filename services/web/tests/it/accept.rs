@@ -1,6 +1,10 @@
+use std::sync::Arc;
+use std::time::Duration;
+
 use pipeline::jobs::RenderReport;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::harness::{ALICE, BOB, Behind, Web, database, finish_tracked, november, problem, vhost, wait};
@@ -44,6 +48,65 @@ async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
     assert_eq!(event["job"], json!({"id": id, "kind": "report.render", "owner": "alice"}));
     assert_eq!(event["at"], body["created_at"]);
     web.stop().await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn of_many_that_are_accepted_at_once_each_can_be_looked_at_also_when_others_are_given_up() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Arc::new(Web::start_connected(Behind::both(&vhost, &database)).await);
+    let (mut kept, mut given_up) = (JoinSet::new(), JoinSet::new());
+    for number in 0..100 {
+        let web = Arc::clone(&web);
+        let asking = async move {
+            let response = web.post_report(&november()).await;
+            assert_eq!(response.status(), StatusCode::ACCEPTED);
+            let shown = web.get(response.headers()["location"].to_str().unwrap()).await;
+            assert_eq!(shown.status(), StatusCode::OK);
+        };
+        let asked = if number % 5 == 0 { &mut given_up } else { &mut kept };
+        asked.spawn(asking);
+    }
+    // Some of those that are given up are just being written down, for themselves and others.
+    kept.join_next().await.unwrap().unwrap();
+    given_up.shutdown().await;
+    while let Some(asked) = kept.join_next().await {
+        asked.unwrap();
+    }
+    Arc::into_inner(web).unwrap().stop().await;
+    vhost.purge("report.normal").await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn jobs_are_written_down_again_after_a_time_in_which_none_could_be() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let mut behind = Behind::both(&vhost, &database);
+    behind.limits.record = Duration::from_secs(1);
+    let web = Arc::new(Web::start_connected(behind).await);
+    let mut locking = web.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE jobs").execute(&mut *locking).await.unwrap();
+    // More than can wait, and all of them are given up.
+    let mut asked = JoinSet::new();
+    for _ in 0..600 {
+        let web = Arc::clone(&web);
+        asked.spawn(async move { assert_eq!(web.post_report(&november()).await.status(), StatusCode::ACCEPTED) });
+    }
+    while let Some(asked) = asked.join_next().await {
+        asked.unwrap();
+    }
+    locking.rollback().await.unwrap();
+    let looked_at = async || {
+        let response = web.post_report(&november()).await;
+        let shown = web.get(response.headers()["location"].to_str().unwrap()).await;
+        shown.status() == StatusCode::OK
+    };
+    // What was waiting is written first.
+    wait("a job is written down", looked_at).await;
+    Arc::into_inner(web).unwrap().stop().await;
+    vhost.purge("report.normal").await;
+    vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[]).await;
 }
 

@@ -102,7 +102,7 @@ impl Web {
         let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
         let (changes, drain) = (Changes::default(), CancellationToken::new());
-        let app = App::new(
+        let (app, recording) = App::new(
             &broker,
             pool.clone(),
             files.clone(),
@@ -116,7 +116,7 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.clone().watch_broker());
-        tasks.spawn(web::serve(listener, app.clone(), behind.http));
+        tasks.spawn(web::serve(listener, app.clone(), recording, behind.http));
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
         }

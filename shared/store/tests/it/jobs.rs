@@ -9,7 +9,7 @@ use sqlx::postgres::PgListener;
 use store::PgPool;
 use store::jobs::{
     Applied, CHANGED_CHANNEL, Effect, JobEvent, JobEventType, JobRow, JobState, NewJob, apply_event, apply_events,
-    events_after, find_job, record_queued,
+    events_after, find_job, record_all_queued, record_queued,
 };
 use uuid::Uuid;
 
@@ -302,4 +302,18 @@ async fn a_nul_in_what_a_foreign_worker_says_holds_up_nothing() {
     assert_eq!(job(&store.pool, plain.job_id).await.state, JobState::Succeeded);
     let row = job(&store.pool, odd.job_id).await;
     assert_eq!((row.kind.as_str(), row.error), ("foreign\u{FFFD}kind", Some(odd.data["failure"].clone())));
+}
+
+#[tokio::test]
+async fn many_jobs_are_recorded_at_once_and_one_that_is_there_twice_once() {
+    let store = TestStore::create().await;
+    let [known, new, twice] = [(); 3].map(|()| Uuid::new_v4());
+    record_queued(&store.pool, &new_job(known)).await.unwrap();
+    let later = |id| NewJob { at: noon() + TimeDelta::minutes(1), ..new_job(id) };
+    record_all_queued(&store.pool, &[later(known), new_job(twice), new_job(new), new_job(twice)]).await.unwrap();
+    for id in [known, new, twice] {
+        let job = job(&store.pool, id).await;
+        assert_eq!((job.state, job.created_at), (JobState::Queued, noon()), "{id}");
+    }
+    record_all_queued(&store.pool, &[]).await.unwrap();
 }
