@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::jobs::{NewJob, record_all_queued};
+use store::jobs::{NewJob, record_queued};
 use store::{DatabaseError, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -75,7 +75,7 @@ fn ended(end: Option<Result<(), JoinError>>) {
 
 async fn write(pool: PgPool, patience: Duration, batch: Vec<Waiting>) {
     let (jobs, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|waiting| (waiting.job, waiting.recorded)).unzip();
-    let recorded = match timeout(patience, record_all_queued(&pool, &jobs)).await {
+    let recorded = match timeout(patience, record_queued(&pool, &jobs)).await {
         Ok(recorded) => recorded.map_err(|error| Unrecorded::Failed(Arc::new(error))),
         Err(_) => Err(Unrecorded::Late),
     };

@@ -159,20 +159,13 @@ pub struct JobEventRow {
     pub data: Value,
 }
 
-/// Makes the row of a job that was just accepted, in state `queued`. Events may have come before; they stay the newer.
-///
-/// # Errors
-/// The database cannot be reached, or fails.
-pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseError> {
-    record_all_queued(pool, std::slice::from_ref(job)).await
-}
-
-/// The same for many at once, in one commit.
+/// Makes the rows of jobs that were just accepted, in state `queued`, in one commit. Events may have come before; they stay the
+/// newer.
 ///
 /// # Errors
 /// The database cannot be reached, or fails; then none has its row.
-pub async fn record_all_queued(pool: &PgPool, jobs: &[NewJob]) -> Result<(), DatabaseError> {
-    call(pool, "record the queued jobs", async |connection| record_queued_in(connection, jobs).await).await
+pub async fn record_queued(pool: &PgPool, jobs: &[NewJob]) -> Result<(), DatabaseError> {
+    call(pool, "record queued jobs", async |connection| record_queued_in(connection, jobs).await).await
 }
 
 /// The same in the caller's transaction.

@@ -274,7 +274,7 @@ impl Told {
     pub(crate) async fn queued(web: &Web) -> Self {
         let id = Uuid::now_v7();
         let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
-        store::jobs::record_queued(&web.pool, &job).await.unwrap();
+        store::jobs::record_queued(&web.pool, &[job]).await.unwrap();
         Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 

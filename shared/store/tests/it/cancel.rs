@@ -18,7 +18,7 @@ async fn the_wish_to_cancel_is_kept_once_and_only_from_the_owner() {
     assert_eq!(cancel(&store.pool, id).await, CancelRequest::NotFound);
     assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open, "nothing is known of it");
 
-    record_queued(&store.pool, &new_job(id)).await.unwrap();
+    record_queued(&store.pool, &[new_job(id)]).await.unwrap();
     assert_eq!(request_cancel(&store.pool, id, "bob").await.unwrap(), CancelRequest::NotFound);
     assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open);
     assert_eq!(job(&store.pool, id).await.cancel_requested_at, None);

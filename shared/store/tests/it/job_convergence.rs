@@ -106,11 +106,11 @@ fn deliveries() -> impl Strategy<Value = (Vec<Era>, Vec<usize>, Vec<usize>, usiz
 async fn deliver(pool: &PgPool, id: Uuid, events: &[JobEvent], batch: usize, recorded_before: usize) -> JobRow {
     for (place, events) in events.chunks(batch).enumerate() {
         if place == recorded_before {
-            record_queued(pool, &new_job(id)).await.unwrap();
+            record_queued(pool, &[new_job(id)]).await.unwrap();
         }
         apply_events(pool, events).await.unwrap();
     }
-    record_queued(pool, &new_job(id)).await.unwrap();
+    record_queued(pool, &[new_job(id)]).await.unwrap();
     job(pool, id).await
 }
 

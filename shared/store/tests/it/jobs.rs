@@ -9,7 +9,7 @@ use sqlx::postgres::PgListener;
 use store::PgPool;
 use store::jobs::{
     Applied, CHANGED_CHANNEL, Effect, JobEvent, JobEventType, JobRow, JobState, NewJob, apply_event, apply_events,
-    events_after, find_job, record_all_queued, record_queued,
+    events_after, find_job, record_queued,
 };
 use uuid::Uuid;
 
@@ -69,7 +69,7 @@ pub(crate) async fn apply(pool: &PgPool, event: &JobEvent) -> Effect {
 async fn a_job_is_followed_from_queued_to_its_result() {
     let store = TestStore::create().await;
     let id = Uuid::new_v4();
-    record_queued(&store.pool, &new_job(id)).await.unwrap();
+    record_queued(&store.pool, &[new_job(id)]).await.unwrap();
     let queued = job(&store.pool, id).await;
     assert_eq!((queued.state, queued.last_number, queued.created_at), (JobState::Queued, 0, noon()));
 
@@ -231,7 +231,7 @@ async fn a_job_keeps_one_progress_report_however_many_come() {
 async fn a_job_is_shown_to_its_owner_only() {
     let store = TestStore::create().await;
     let id = Uuid::new_v4();
-    record_queued(&store.pool, &new_job(id)).await.unwrap();
+    record_queued(&store.pool, &[new_job(id)]).await.unwrap();
     assert!(find_job(&store.pool, id, "alice").await.unwrap().is_some());
     assert!(find_job(&store.pool, id, "bob").await.unwrap().is_none());
     assert!(find_job(&store.pool, id, "").await.unwrap().is_none());
@@ -248,9 +248,9 @@ async fn an_owner_once_known_stays() {
     let store = TestStore::create().await;
     let id = Uuid::new_v4();
     apply(&store.pool, &JobEvent { owner: None, ..event(id, JobEventType::Started, 1) }).await;
-    record_queued(&store.pool, &new_job(id)).await.unwrap();
+    record_queued(&store.pool, &[new_job(id)]).await.unwrap();
     apply(&store.pool, &JobEvent { owner: Some("mallory".to_owned()), ..event(id, JobEventType::Retrying, 2) }).await;
-    record_queued(&store.pool, &NewJob { owner: "mallory".to_owned(), ..new_job(id) }).await.unwrap();
+    record_queued(&store.pool, &[NewJob { owner: "mallory".to_owned(), ..new_job(id) }]).await.unwrap();
     assert_eq!(job(&store.pool, id).await.owner.as_deref(), Some("alice"));
     assert!(find_job(&store.pool, id, "mallory").await.unwrap().is_none());
 }
@@ -261,7 +261,7 @@ async fn recording_a_job_again_or_late_takes_nothing_back() {
     let id = Uuid::new_v4();
     apply(&store.pool, &event(id, JobEventType::Succeeded, 5)).await;
     for _ in 0..2 {
-        record_queued(&store.pool, &new_job(id)).await.unwrap();
+        record_queued(&store.pool, &[new_job(id)]).await.unwrap();
         let row = job(&store.pool, id).await;
         assert_eq!((row.state, row.last_number, row.created_at), (JobState::Succeeded, 1, noon()));
     }
@@ -308,12 +308,12 @@ async fn a_nul_in_what_a_foreign_worker_says_holds_up_nothing() {
 async fn many_jobs_are_recorded_at_once_and_one_that_is_there_twice_once() {
     let store = TestStore::create().await;
     let [known, new, twice] = [(); 3].map(|()| Uuid::new_v4());
-    record_queued(&store.pool, &new_job(known)).await.unwrap();
+    record_queued(&store.pool, &[new_job(known)]).await.unwrap();
     let later = |id| NewJob { at: noon() + TimeDelta::minutes(1), ..new_job(id) };
-    record_all_queued(&store.pool, &[later(known), new_job(twice), new_job(new), new_job(twice)]).await.unwrap();
+    record_queued(&store.pool, &[later(known), new_job(twice), new_job(new), new_job(twice)]).await.unwrap();
     for id in [known, new, twice] {
         let job = job(&store.pool, id).await;
         assert_eq!((job.state, job.created_at), (JobState::Queued, noon()), "{id}");
     }
-    record_all_queued(&store.pool, &[]).await.unwrap();
+    record_queued(&store.pool, &[]).await.unwrap();
 }
