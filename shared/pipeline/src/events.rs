@@ -6,7 +6,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::jobs::Period;
-use crate::message::new_id;
 use crate::trace::TraceContext;
 use crate::worker::JobContext;
 
@@ -186,7 +185,7 @@ impl Event {
     /// An event of now.
     #[must_use]
     pub fn new(job: JobReference, run: Option<RunReference>, body: EventBody) -> Self {
-        Self { id: new_id(), trace: None, job, run, at: Utc::now(), body }
+        Self { id: Uuid::now_v7(), trace: None, job, run, at: Utc::now(), body }
     }
 
     /// A fact that a job brought about. Its id derives from the job and the type: told again by a later attempt, it is the same.

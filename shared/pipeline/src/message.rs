@@ -124,12 +124,6 @@ impl<J: Job> OutgoingJob<J> {
     }
 }
 
-/// An id of version 7, of now. `Uuid::now_v7` asks the system for randomness each time; this has a generator in each thread.
-pub(crate) fn new_id() -> Uuid {
-    let millis = u64::try_from(Utc::now().timestamp_millis()).unwrap_or_default();
-    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
-}
-
 /// What jobs and events share: id, type, time, JSON, persistent.
 pub(crate) fn base_properties(id: Uuid, kind: &str, at: DateTime<Utc>, app_id: &str) -> BasicProperties {
     BasicProperties::default()

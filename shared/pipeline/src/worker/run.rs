@@ -12,9 +12,10 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
+use uuid::Uuid;
 
 use crate::events::{Event, EventBody, JobReference, Progress, RunReference};
-use crate::message::{Envelope, InvalidEnvelope, delivered_before, new_id};
+use crate::message::{Envelope, InvalidEnvelope, delivered_before};
 
 use super::consume::Worker;
 use super::decide::{FailureKind, Outcome};
@@ -47,7 +48,7 @@ impl Received {
         });
         let known = envelope.as_ref().ok();
         let run = RunReference {
-            id: new_id(),
+            id: Uuid::now_v7(),
             worker: String::new(),
             replays: known.map_or(0, |envelope| envelope.replays),
             attempt: known.map_or(1, |envelope| envelope.attempt),
