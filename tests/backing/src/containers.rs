@@ -68,14 +68,22 @@ impl Containers {
         self.each("kill", &["--signal", "KILL"]);
     }
 
-    /// Has them stand still, in the middle of whatever they do.
+    /// Has every process in them stand still, in the middle of whatever it does. By signal: `docker pause` gives up on a process
+    /// that waits for the disk.
     pub fn pause(&self) {
-        self.each("pause", &[]);
+        self.signal_processes("STOP");
     }
 
     /// Lets them go on.
     pub fn unpause(&self) {
-        self.each("unpause", &[]);
+        self.signal_processes("CONT");
+    }
+
+    /// Every process but the container's first and the one that sends it.
+    fn signal_processes(&self, signal: &str) {
+        for name in &self.0 {
+            docker(&["exec", name, "sh", "-c", &format!("kill -{signal} -1")]);
+        }
     }
 
     /// Takes them out of the network. Nobody is told.
