@@ -137,14 +137,14 @@ impl Sender {
         }
     }
 
-    /// Tells that the job is on its queue. The job's row is there already; this is for its timeline and for whoever listens.
-    /// The event's id derives from the job's: told again after a crash, it is the same.
+    /// Tells whoever listens that the job is on its queue; its timeline gets that with the mark. The event's id derives from the
+    /// job's: told again after a crash, it is the same.
     async fn tell_queued(&self, sealed: SealedJob) {
         let SealedJob { kind, job } = sealed;
         let id = Uuid::new_v5(&job.id, b"job.queued");
         let reference = JobReference { id: job.id, kind, owner: job.owner };
         let event = Event { id, trace: job.trace, ..Event::new(reference, None, EventBody::Queued {}) };
-        if let Err(error) = self.publisher.publish_event(&event).await {
+        if let Err(error) = self.publisher.hint_event(&event).await {
             tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
         }
     }

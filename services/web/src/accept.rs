@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::App;
 use crate::problem::Problem;
 use crate::routes::jobs::{JobView, view_of};
+use crate::tracker::queued_event;
 
 /// How often one looks for the job that another request with the same key is making right now.
 const LOOK: Duration = Duration::from_millis(50);
@@ -219,15 +220,20 @@ async fn in_time<T, E: Into<anyhow::Error>>(
     timeout(patience, call).await.context("no answer from the database in time")?.map_err(Into::into)
 }
 
-/// Writes the job down and tells of it. The broker has the job already: what fails here is caught up by the events.
+/// Writes the job down and tells of it. The broker has the job already: where it cannot be written down now, the tracker is asked
+/// to do so later, and where that cannot be asked either, the job's other events make its row.
 async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
     let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
-    let recorded = in_time(app.patience(), app.recorder.record(job.clone()));
-    let (recorded, told) = tokio::join!(recorded, app.publisher.publish_event(&event));
-    if let Err(error) = recorded {
-        tracing::warn!(job.id = %job.id, error = format!("{error:#}"), "record a queued job");
-    }
+    let recorded = in_time(app.patience(), app.recorder.record(queued_event(&event)));
+    let (recorded, hinted) = tokio::join!(recorded, app.publisher.hint_event(&event));
+    let told = match recorded {
+        Ok(()) => hinted,
+        Err(error) => {
+            tracing::warn!(job.id = %job.id, error = format!("{error:#}"), "record a queued job");
+            app.publisher.publish_unrecorded(&event).await
+        }
+    };
     if let Err(error) = told {
         tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
     }

@@ -1,17 +1,18 @@
-//! Writes accepted jobs down: those of many requests in one statement, because PostgreSQL commits a hundred rows as fast as one.
+//! Writes accepted jobs down, row and first line of the timeline: those of many requests at once, because PostgreSQL commits a
+//! hundred rows as fast as one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::jobs::{NewJob, record_queued};
+use store::jobs::{JobEvent, apply_events};
 use store::{DatabaseError, PgPool};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
-/// Rows in one statement. What does not find room waits, each request within its own patience.
+/// Jobs in one commit. What does not find room waits, each request within its own patience.
 const BATCH: usize = 256;
-/// Statements at once, so that one that waits for a lock or a silent connection does not hold up the others.
+/// Batches at once, so that one that waits for a lock or a silent connection does not hold up the others.
 const WRITERS: usize = 2;
 
 /// Why a job has no row yet, for all that it is known.
@@ -31,24 +32,24 @@ pub(crate) struct Recorder {
     waiting: mpsc::Sender<Waiting>,
 }
 
-/// A job to be written down, and who is to be told.
+/// What is to be written down, and who is to be told.
 #[derive(Debug)]
 struct Waiting {
-    job: NewJob,
+    queued: JobEvent,
     recorded: oneshot::Sender<Result<(), Unrecorded>>,
 }
 
 impl Recorder {
-    /// With what has to run for it, which ends after the last clone. One statement may take as long as `patience`.
+    /// With what has to run for it, which ends after the last clone. One batch may take as long as `patience`.
     pub(crate) fn new(pool: PgPool, patience: Duration) -> (Self, impl Future<Output = ()> + Send) {
         let (waiting, queue) = mpsc::channel(BATCH);
         (Self { waiting }, write_all(pool, patience, queue))
     }
 
-    /// Returns once the job has its row.
-    pub(crate) async fn record(&self, job: NewJob) -> Result<(), Unrecorded> {
+    /// Returns once the job has its row and its timeline begins with `queued`.
+    pub(crate) async fn record(&self, queued: JobEvent) -> Result<(), Unrecorded> {
         let (recorded, answer) = oneshot::channel();
-        self.waiting.send(Waiting { job, recorded }).await.map_err(|_| Unrecorded::Ended)?;
+        self.waiting.send(Waiting { queued, recorded }).await.map_err(|_| Unrecorded::Ended)?;
         answer.await.map_err(|_| Unrecorded::Ended)?
     }
 }
@@ -74,9 +75,10 @@ fn ended(end: Option<Result<(), JoinError>>) {
 }
 
 async fn write(pool: PgPool, patience: Duration, batch: Vec<Waiting>) {
-    let (jobs, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|waiting| (waiting.job, waiting.recorded)).unzip();
-    let recorded = match timeout(patience, record_queued(&pool, &jobs)).await {
-        Ok(recorded) => recorded.map_err(|error| Unrecorded::Failed(Arc::new(error))),
+    let (queued, waiting): (Vec<_>, Vec<_>) =
+        batch.into_iter().map(|waiting| (waiting.queued, waiting.recorded)).unzip();
+    let recorded = match timeout(patience, apply_events(&pool, &queued)).await {
+        Ok(recorded) => recorded.map(drop).map_err(|error| Unrecorded::Failed(Arc::new(error))),
         Err(_) => Err(Unrecorded::Late),
     };
     for waiting in waiting {

@@ -41,13 +41,23 @@ fn told(news: News) -> Result<Option<JobEvent>, TrackError> {
     }
 }
 
+/// `job.queued` as the store keeps it, for whoever writes it down without the broker's help.
+pub(crate) fn queued_event(event: &Event) -> JobEvent {
+    kept_event(event.clone(), JobEventType::Queued, json!({}))
+}
+
 /// The event as the store keeps it; `None` for one that is not about a job.
 fn job_event(event: Event) -> Result<Option<JobEvent>, TrackError> {
     let Some(event_type) = JobEventType::from_wire(event.body.kind()) else {
         return Ok(None);
     };
+    let data = data_of(&event.body)?;
+    Ok(Some(kept_event(event, event_type, data)))
+}
+
+fn kept_event(event: Event, event_type: JobEventType, data: Value) -> JobEvent {
     let run = event.run;
-    Ok(Some(JobEvent {
+    JobEvent {
         event_id: event.id,
         job_id: event.job.id,
         job_kind: event.job.kind,
@@ -60,8 +70,8 @@ fn job_event(event: Event) -> Result<Option<JobEvent>, TrackError> {
         sequence: run.as_ref().map_or(0, |run| run.sequence),
         worker: run.map(|run| run.worker),
         at: event.at,
-        data: data_of(&event.body)?,
-    }))
+        data,
+    }
 }
 
 /// Whether the database refuses what the event holds (SQLSTATE 22 and 23: data, constraints). Whatever else is wrong, from a

@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::events::Event;
 use crate::jobs::Job;
 use crate::message::{OutgoingJob, SealedJob, base_properties};
-use crate::topology::{CONTROL, EVENTS, JOBS};
+use crate::topology::{CONTROL, EVENTS, JOBS, UNRECORDED};
 
 /// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
 const WINDOW: usize = 1024;
@@ -145,14 +145,27 @@ impl Publisher {
     /// See [`PublishError`]; an event is never returned.
     pub async fn publish_event(&self, event: &Event) -> Result<(), PublishError> {
         let body = serde_json::to_vec(event)?;
-        self.send(self.outgoing_event(event, &body)).await
+        self.send(self.outgoing_event(event, event.body.kind(), &body)).await
+    }
+
+    /// Publishes an event of which nobody has written down what it tells, so that the tracker does: under `<its type>.unrecorded`.
+    ///
+    /// # Errors
+    /// See [`PublishError`]; an event is never returned.
+    pub async fn publish_unrecorded(&self, event: &Event) -> Result<(), PublishError> {
+        let body = serde_json::to_vec(event)?;
+        let routing_key = format!("{}.{UNRECORDED}", event.body.kind());
+        self.send(self.outgoing_event(event, &routing_key, &body)).await
     }
 
     /// Sends an event that may be lost, without waiting for a confirm.
-    pub(crate) async fn hint_event(&self, event: &Event) -> Result<(), PublishError> {
+    ///
+    /// # Errors
+    /// See [`PublishError`]; `Ok` means that it was written to the connection, no more.
+    pub async fn hint_event(&self, event: &Event) -> Result<(), PublishError> {
         let link = self.link()?;
         let body = serde_json::to_vec(event)?;
-        let outgoing = self.outgoing_event(event, &body);
+        let outgoing = self.outgoing_event(event, event.body.kind(), &body);
         #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
         let written = link.unconfirmed.basic_publish(
             outgoing.exchange.into(),
@@ -168,9 +181,8 @@ impl Publisher {
         }
     }
 
-    fn outgoing_event<'a>(&self, event: &Event, body: &'a [u8]) -> Outgoing<'a> {
-        let routing_key = event.body.kind();
-        let properties = base_properties(event.id, routing_key, event.at, &self.app_id)
+    fn outgoing_event<'a>(&self, event: &Event, routing_key: &'a str, body: &'a [u8]) -> Outgoing<'a> {
+        let properties = base_properties(event.id, event.body.kind(), event.at, &self.app_id)
             .with_correlation_id(event.job.id.to_string().into());
         let properties = match &event.trace {
             Some(trace) => {

@@ -41,6 +41,9 @@ pub const TRACKER_PROGRESS: &str = "tracker.progress";
 /// A copy of each dead letter, for the tracker: what the broker itself gave up has no event.
 pub const TRACKER_DEAD_LETTERS: &str = "tracker.dead_letters";
 
+/// What the routing key of an event ends with that the tracker is to write down because its publisher could not.
+pub(crate) const UNRECORDED: &str = "unrecorded";
+
 /// What the tracker consumes.
 pub(crate) const TRACKER_QUEUES: [&str; 3] = [TRACKER_LIFECYCLE, TRACKER_PROGRESS, TRACKER_DEAD_LETTERS];
 

@@ -1,8 +1,6 @@
 //! What became of each job: its state, its timeline, and how an event changes them.
 //! Who publishes and who consumes the events is not known here.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
@@ -159,31 +157,19 @@ pub struct JobEventRow {
     pub data: Value,
 }
 
-/// Makes the rows of jobs that were just accepted, in state `queued`, in one commit. Events may have come before; they stay the
-/// newer.
-///
-/// # Errors
-/// The database cannot be reached, or fails; then none has its row.
-pub async fn record_queued(pool: &PgPool, jobs: &[NewJob]) -> Result<(), DatabaseError> {
-    call(pool, "record queued jobs", async |connection| record_queued_in(connection, jobs).await).await
-}
-
-/// The same in the caller's transaction.
-pub(crate) async fn record_queued_in(connection: &mut PgConnection, jobs: &[NewJob]) -> Result<(), sqlx::Error> {
-    // Each once, or the statement fails; and by id, as everybody locks them.
-    let jobs: BTreeMap<Uuid, &NewJob> = jobs.iter().map(|job| (job.id, job)).collect();
+/// Makes the row of a job that is in the outbox, in state `queued`. Events may have come before; they stay the newer.
+pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
-         SELECT id, kind, owner, 'queued', 0, 0, 0, -1, at, at
-           FROM unnest($1::uuid[], $2::text[], $3::text[], $4::timestamptz[]) AS job (id, kind, owner, at)
+         VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
          ON CONFLICT (id) DO UPDATE
             SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
             WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
     )
-    .bind(jobs.keys().copied().collect::<Vec<_>>())
-    .bind(jobs.values().map(|job| job.kind.as_str()).collect::<Vec<_>>())
-    .bind(jobs.values().map(|job| job.owner.as_str()).collect::<Vec<_>>())
-    .bind(jobs.values().map(|job| job.at).collect::<Vec<_>>())
+    .bind(job.id)
+    .bind(&job.kind)
+    .bind(&job.owner)
+    .bind(job.at)
     .execute(connection)
     .await?;
     Ok(())

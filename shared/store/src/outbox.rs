@@ -1,6 +1,7 @@
 //! Work on its way to the broker: written with the change that decides on it, taken by a dispatcher when due.
 //! What a message means, and how it is published, is not known here.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -71,7 +72,7 @@ pub async fn put_in(connection: &mut PgConnection, job: &NewJob, row: &NewOutbox
     if put.is_none() {
         return Ok(Put::AlreadyThere);
     }
-    record_queued_in(connection, std::slice::from_ref(job)).await?;
+    record_queued_in(connection, job).await?;
     Ok(Put::Stored)
 }
 
@@ -187,14 +188,15 @@ impl Batch {
         &self.rows
     }
 
-    /// Writes down what became of each row; one that is not named stays as it was.
+    /// Writes down what became of each row, and `job.queued` into the timeline of each that was sent; a row that is not named
+    /// stays as it was.
     ///
     /// # Errors
     /// The database cannot be reached, or fails; then every row is still due, also those that were sent.
     pub async fn finish(mut self, outcomes: &[(Uuid, Outcome)]) -> Result<(), DatabaseError> {
         self.held
             .call("mark the rows of the outbox", async |connection| {
-                mark_sent(connection, outcomes).await?;
+                mark_sent(connection, &self.rows, outcomes).await?;
                 mark_failed(connection, outcomes).await?;
                 set_aside(connection, &self.rows, outcomes).await?;
                 sqlx::query("COMMIT").execute(connection).await
@@ -205,13 +207,20 @@ impl Batch {
     }
 }
 
-async fn mark_sent(connection: &mut PgConnection, outcomes: &[(Uuid, Outcome)]) -> Result<(), sqlx::Error> {
-    let sent: Vec<Uuid> =
+async fn mark_sent(
+    connection: &mut PgConnection,
+    rows: &[DueRow],
+    outcomes: &[(Uuid, Outcome)],
+) -> Result<(), sqlx::Error> {
+    let sent: HashSet<Uuid> =
         outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Sent).map(|(job_id, _)| *job_id).collect();
+    let queued = rows.iter().filter(|row| sent.contains(&row.job_id));
+    let queued = queued.map(|row| event(row.job_id, row.kind.clone(), JobEventType::Queued, json!({})));
+    apply_in(connection, &queued.collect::<Vec<_>>()).await?;
     sqlx::query(
         "UPDATE outbox SET sent_at = clock_timestamp(), attempts = attempts + 1, last_error = NULL WHERE job_id = ANY($1)",
     )
-    .bind(sent)
+    .bind(sent.into_iter().collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())
@@ -264,7 +273,7 @@ async fn set_aside(
     Ok(())
 }
 
-/// What happened to a job that never reached the broker. The event's id derives from the job's.
+/// What happened to a job on its way through the outbox. The event's id derives from the job's.
 fn event(job_id: Uuid, kind: String, event_type: JobEventType, data: Value) -> JobEvent {
     JobEvent {
         event_id: Uuid::new_v5(&job_id, event_type.as_str().as_bytes()),

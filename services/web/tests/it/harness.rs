@@ -11,6 +11,7 @@ use reqwest::{Client, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use service::http;
 use store::jobs::{JobEvent, JobEventType, NewJob};
+use store::outbox::NewOutboxRow;
 use store::{Files, PgPool, SignedLinks};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -274,7 +275,9 @@ impl Told {
     pub(crate) async fn queued(web: &Web) -> Self {
         let id = Uuid::now_v7();
         let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
-        store::jobs::record_queued(&web.pool, &[job]).await.unwrap();
+        let row = NewOutboxRow { message: Value::Null, due_at: None };
+        store::outbox::put(&web.pool, &job, &row).await.unwrap();
+        sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
         Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 

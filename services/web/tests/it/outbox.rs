@@ -82,7 +82,7 @@ async fn after_three_unanswered_publishes_nobody_waits_for_the_broker_until_it_a
     vhost.wait_ready("report.normal", 4).await;
     assert_eq!(kept(&web).await.len(), kept_before);
     web.stop().await;
-    vhost.finish(&[("report.normal", 4), ("tracker.lifecycle", 1)]).await;
+    vhost.finish(&[("report.normal", 4)]).await;
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     CONTROL, DEAD, DELAY, EVENTS, JOBS, Lane, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
-    TRACKER_PROGRESS, UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
+    TRACKER_PROGRESS, UNRECORDED, UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
 };
 
 /// The broker's own limit of deliveries, the last resort for a message that kills its worker. Stated, because the default
@@ -136,8 +136,9 @@ impl Topology {
         let mut lifecycle = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
         dead_letter(&mut lifecycle, "tracker.dead");
         self.add_queue(TRACKER_LIFECYCLE, lifecycle);
-        // Literal, so that progress stays out.
-        for event in ["queued", "started", "retrying", "succeeded", "refused", "cancelled", "dead"] {
+        // Literal, so that progress stays out; and so does `job.queued`, which whoever accepts a job writes down itself.
+        self.bind(EVENTS, &format!("job.queued.{UNRECORDED}"), TRACKER_LIFECYCLE);
+        for event in ["started", "retrying", "succeeded", "refused", "cancelled", "dead"] {
             self.bind(EVENTS, &format!("job.{event}"), TRACKER_LIFECYCLE);
         }
 

@@ -1,11 +1,11 @@
 //! The mark by which a job is to be stopped.
 
 use store::PgPool;
-use store::jobs::{CancelRequest, JobEvent, JobEventType, JobMark, JobState, mark_of, record_queued, request_cancel};
+use store::jobs::{CancelRequest, JobEvent, JobEventType, JobMark, JobState, mark_of, request_cancel};
 use uuid::Uuid;
 
 use crate::TestStore;
-use crate::jobs::{apply, event, job, new_job};
+use crate::jobs::{apply, event, job, new_job, record_queued};
 
 async fn cancel(pool: &PgPool, id: Uuid) -> CancelRequest {
     request_cancel(pool, id, "alice").await.unwrap()
@@ -18,7 +18,7 @@ async fn the_wish_to_cancel_is_kept_once_and_only_from_the_owner() {
     assert_eq!(cancel(&store.pool, id).await, CancelRequest::NotFound);
     assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open, "nothing is known of it");
 
-    record_queued(&store.pool, &[new_job(id)]).await.unwrap();
+    record_queued(&store.pool, &new_job(id)).await;
     assert_eq!(request_cancel(&store.pool, id, "bob").await.unwrap(), CancelRequest::NotFound);
     assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open);
     assert_eq!(job(&store.pool, id).await.cancel_requested_at, None);

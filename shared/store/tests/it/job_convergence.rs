@@ -3,11 +3,11 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use store::PgPool;
-use store::jobs::{JobEvent, JobEventType, JobRow, JobState, apply_events, events_after, record_queued};
+use store::jobs::{JobEvent, JobEventType, JobRow, JobState, apply_events, events_after};
 use uuid::Uuid;
 
 use crate::TestStore;
-use crate::jobs::{event, job, new_job};
+use crate::jobs::{event, job, new_job, record_queued};
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug)]
@@ -106,11 +106,11 @@ fn deliveries() -> impl Strategy<Value = (Vec<Era>, Vec<usize>, Vec<usize>, usiz
 async fn deliver(pool: &PgPool, id: Uuid, events: &[JobEvent], batch: usize, recorded_before: usize) -> JobRow {
     for (place, events) in events.chunks(batch).enumerate() {
         if place == recorded_before {
-            record_queued(pool, &[new_job(id)]).await.unwrap();
+            record_queued(pool, &new_job(id)).await;
         }
         apply_events(pool, events).await.unwrap();
     }
-    record_queued(pool, &[new_job(id)]).await.unwrap();
+    record_queued(pool, &new_job(id)).await;
     job(pool, id).await
 }
 

@@ -187,6 +187,8 @@ async fn a_row_is_taken_out_by_its_owner_while_it_is_not_on_its_way() {
     take(&store.pool).await.finish(&[(sent, Outcome::Sent)]).await.unwrap();
     assert!(!cancel(&store.pool, sent, "alice").await.unwrap());
     assert_eq!(job(&store.pool, sent).await.state, JobState::Queued);
+    let timeline = events_after(&store.pool, sent, 0).await.unwrap();
+    assert_eq!(timeline.iter().map(|line| line.event_type).collect::<Vec<_>>(), [JobEventType::Queued]);
 
     // Sent by somebody who could not mark it, and at work already.
     let begun = put_now(&store.pool).await;

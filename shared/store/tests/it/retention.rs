@@ -3,14 +3,14 @@
 use chrono::{TimeDelta, Utc};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
-use store::jobs::{JobEvent, JobEventType, events_after, find_job, record_queued};
+use store::jobs::{JobEvent, JobEventType, events_after, find_job};
 use store::outbox::{self, NewOutboxRow, Outcome};
 use store::retention::{OldJob, Sweep, begin};
 use store::{PgPool, idempotency, sent_mails};
 use uuid::Uuid;
 
 use crate::TestStore;
-use crate::jobs::{apply, event, new_job};
+use crate::jobs::{apply, event, new_job, record_queued};
 
 async fn sweep(pool: &PgPool) -> Sweep {
     begin(pool).await.unwrap().expect("nobody sweeps")
@@ -44,7 +44,7 @@ async fn jobs_go_when_they_ended_long_ago() {
     for id in [old, replayed, young] {
         apply(&store.pool, &event(id, JobEventType::Succeeded, 3)).await;
     }
-    record_queued(&store.pool, &[new_job(open)]).await.unwrap();
+    record_queued(&store.pool, &new_job(open)).await;
     age(&store.pool, "jobs", "finished_at", old, "32 days").await;
     age(&store.pool, "jobs", "finished_at", replayed, "31 days").await;
     age(&store.pool, "jobs", "finished_at", young, "29 days").await;
@@ -110,7 +110,7 @@ async fn keys_go_once_their_job_is_gone_and_marks_of_mails_when_nobody_sends() {
     let _lease = sent_mails::claim(&store.pool, held, std::time::Duration::from_secs(60)).await.unwrap();
     let with_job = Uuid::new_v4();
     idempotency::claim(&store.pool, with_job, "hash").await.unwrap();
-    record_queued(&store.pool, &[new_job(with_job)]).await.unwrap();
+    record_queued(&store.pool, &new_job(with_job)).await;
     for (id, days) in [(old, "31 days"), (young, "29 days"), (with_job, "31 days")] {
         age(&store.pool, "idempotency_keys", "claimed_at", id, days).await;
     }
