@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// Long enough for a loaded machine; who waits this long has failed.
 const DEADLINE: Duration = Duration::from_secs(180);
 /// The services that are not ours.
-const BACKING: [&str; 5] = ["rabbitmq", "rabbitmq-2", "rabbitmq-3", "postgres", "mail"];
+const BACKING: [&str; 7] = ["rabbitmq", "rabbitmq-2", "rabbitmq-3", "postgres", "redis-cache", "redis-durable", "mail"];
 /// Where an inspected container has the name of its service.
 const SERVICE: &str = r#"{{index .Config.Labels "com.docker.compose.service"}}"#;
 /// What a part of `/readyz` says when it can do its work.

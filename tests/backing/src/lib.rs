@@ -1,5 +1,5 @@
 //! What tests need of the composed backing services: a virtual host of their own on RabbitMQ, a database of their own on
-//! PostgreSQL. Started by `compose/up rabbitmq postgres mail`; where they are and how to sign in stands in `compose/.env`.
+//! PostgreSQL, the two Redis. Started by `compose/up rabbitmq postgres mail redis-cache redis-durable`; where they are and how to sign in stands in `compose/.env`.
 
 pub mod containers;
 mod database;
@@ -48,6 +48,14 @@ pub fn composed(name: &str) -> &'static str {
 #[must_use]
 pub fn broker_password(user: &str) -> &'static str {
     composed(&format!("POSTROOM_BROKER_PASSWORD_{}", user.to_uppercase().replace('-', "_")))
+}
+
+/// Where a Redis server is, `cache` or `durable`.
+#[must_use]
+pub fn redis_url(server: &str) -> String {
+    let server = server.to_uppercase();
+    let password = composed(&format!("POSTROOM_REDIS_PASSWORD_{server}"));
+    format!("redis://postroom:{password}@127.0.0.1:{}", composed(&format!("POSTROOM_REDIS_{server}_PORT")))
 }
 
 /// Runs a future to its end from a `Drop`, which cannot await.
