@@ -47,6 +47,12 @@ fn project() -> String {
     std::env::var("COMPOSE_PROJECT_NAME").unwrap_or_else(|_| "postroom".to_owned())
 }
 
+/// What the names of our images begin with.
+pub(crate) fn images() -> String {
+    #[expect(clippy::disallowed_methods, reason = "compose reads it too")]
+    std::env::var("POSTROOM_IMAGES").unwrap_or_else(|_| project())
+}
+
 /// Name and service of each container that is to run all the time.
 fn all() -> Vec<(String, String)> {
     let project = format!("label=com.docker.compose.project={}", project());

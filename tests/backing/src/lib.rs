@@ -5,6 +5,7 @@ pub mod containers;
 mod database;
 mod directory;
 pub mod logs;
+mod own_redis;
 mod proxy;
 pub mod relay;
 mod vhost;
@@ -15,6 +16,7 @@ use std::sync::OnceLock;
 pub use database::{Database, database_url};
 pub use directory::Directory;
 pub use lapin::message::Delivery;
+pub use own_redis::OwnRedis;
 pub use proxy::Proxy;
 pub use vhost::{Listener, Vhost, ask_management, broker_url, connect};
 

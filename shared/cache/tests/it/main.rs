@@ -1,10 +1,14 @@
-//! Against the real Redis: start it by `compose/up redis-cache redis-durable`.
+//! Against the real Redis: start it by `compose/up redis-cache redis-durable postgres`.
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
-mod redis;
+mod fetch;
+mod redis_server;
+
+use std::time::{Duration, Instant};
 
 use cache::{Redis, RedisSettings, Role};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 /// A server's keys for one test.
@@ -13,5 +17,34 @@ fn own_keys(role: Role) -> Redis {
         Role::Cache => backing::redis_url("cache"),
         Role::Durable => backing::redis_url("durable"),
     };
-    Redis::new(&RedisSettings { url: url.into(), prefix: format!("test-{}", Uuid::new_v4().simple()) }, role).unwrap()
+    at(&url, role)
+}
+
+fn at(url: &str, role: Role) -> Redis {
+    let prefix = format!("test-{}", Uuid::new_v4().simple());
+    Redis::new(&RedisSettings { url: url.into(), prefix }, role).unwrap()
+}
+
+/// An address where nobody is.
+async fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    format!("redis://{}", listener.local_addr().unwrap())
+}
+
+/// A server that is known to be away.
+async fn away() -> Redis {
+    let redis = at(&nowhere().await, Role::Cache);
+    while !redis.is_away() {
+        redis.query::<()>("look", &redis::cmd("PING")).await.unwrap_err();
+    }
+    redis
+}
+
+/// Waits until it is so.
+async fn until(what: &str, question: impl AsyncFn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(30);
+    while !question().await {
+        assert!(Instant::now() < end, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }

@@ -1,0 +1,157 @@
+//! What a hit costs: `Cache::fetch` beside a bare `GET` of the same value on a client of the same kind, in turns.
+//! `cargo run --release -p cache --example hit_path`, with `compose/up redis-cache` running.
+
+#![expect(clippy::print_stdout, reason = "it prints what it measures")]
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use cache::{Cache, Family, Redis, RedisSettings, Role, Source, Times};
+use redis::aio::ConnectionManager;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+const CONCURRENCY: usize = 64;
+const ROUNDS: usize = 15;
+const ROUND: Duration = Duration::from_millis(500);
+const KEYS: usize = 1_000;
+const HOUR: Duration = Duration::from_secs(3_600);
+const SECOND: Duration = Duration::from_secs(1);
+const PROFILES: Family =
+    Family::new("profile", 1, Times { fresh: HOUR, grace: HOUR, absent: HOUR, lease: SECOND, load: SECOND });
+
+/// About what a shop knows of a customer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Profile {
+    id: Uuid,
+    name: String,
+    email_address: String,
+    city: String,
+    orders: u32,
+    newsletter: bool,
+}
+
+/// What is measured against what.
+#[derive(Clone)]
+struct Ways {
+    bare: ConnectionManager,
+    redis: Redis,
+    cache: Cache,
+    names: std::sync::Arc<[String]>,
+    keys: std::sync::Arc<[String]>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    BareGet,
+    GetWithDeadline,
+    Fetch,
+    FetchOneKey,
+}
+
+const WAYS: [Way; 4] = [Way::BareGet, Way::GetWithDeadline, Way::Fetch, Way::FetchOneKey];
+
+impl Ways {
+    async fn open() -> anyhow::Result<Self> {
+        let settings = RedisSettings {
+            url: backing::redis_url("cache").into(),
+            prefix: format!("bench-{}", Uuid::new_v4().simple()),
+        };
+        let redis = Redis::new(&settings, Role::Cache)?;
+        let bare = redis::Client::open(backing::redis_url("cache"))?.get_connection_manager().await?;
+        let names = (0..KEYS).map(|number| number.to_string()).collect::<Vec<_>>();
+        let keys = names.iter().map(|name| redis.key(&["bare", name])).collect::<Vec<_>>();
+        let ways = Self { bare, cache: Cache::new(redis.clone(), 4), redis, names: names.into(), keys: keys.into() };
+        for (name, key) in ways.names.iter().zip(ways.keys.iter()) {
+            let profile = profile(name);
+            let json = serde_json::to_string(&profile)?;
+            redis::cmd("SET").arg(key).arg(json).exec_async(&mut ways.bare.clone()).await?;
+            let load = move || async move { Ok::<_, Infallible>(Some(profile)) };
+            ways.cache.fetch(&PROFILES, name, load).await?;
+        }
+        Ok(ways)
+    }
+
+    async fn go(&mut self, way: Way, number: usize) -> anyhow::Result<()> {
+        let number = number % KEYS;
+        match way {
+            Way::BareGet => {
+                let json: Vec<u8> = redis::cmd("GET").arg(&self.keys[number]).query_async(&mut self.bare).await?;
+                ensure!(!json.is_empty());
+            }
+            Way::GetWithDeadline => {
+                let json: Vec<u8> = self.redis.query("read", redis::cmd("GET").arg(&self.keys[number])).await?;
+                ensure!(!json.is_empty());
+            }
+            Way::Fetch => self.fetch(number).await?,
+            Way::FetchOneKey => self.fetch(0).await?,
+        }
+        Ok(())
+    }
+
+    async fn fetch(&self, number: usize) -> anyhow::Result<()> {
+        let load = || async { Ok::<Option<Profile>, anyhow::Error>(None) };
+        let fetched = self.cache.fetch(&PROFILES, &self.names[number], load).await?;
+        ensure!(fetched.source == Source::Hit && fetched.value.is_some());
+        Ok(())
+    }
+
+    /// How many a second.
+    async fn measure(&self, way: Way) -> anyhow::Result<f64> {
+        let (begun, mut tasks) = (Instant::now(), JoinSet::new());
+        for task in 0..CONCURRENCY {
+            let mut ways = self.clone();
+            tasks.spawn(async move {
+                let mut done = 0;
+                while begun.elapsed() < ROUND {
+                    ways.go(way, task * 7919 + done * 31).await?;
+                    done += 1;
+                }
+                anyhow::Ok(done)
+            });
+        }
+        let mut done = 0;
+        while let Some(task) = tasks.join_next().await {
+            done += task??;
+        }
+        Ok(done as f64 / begun.elapsed().as_secs_f64())
+    }
+}
+
+fn profile(name: &str) -> Profile {
+    Profile {
+        id: Uuid::new_v4(),
+        name: format!("Customer Number {name}"),
+        email_address: format!("customer-{name}@example.org"),
+        city: "Springfield".to_owned(),
+        orders: 12,
+        newsletter: true,
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    // As a service has it: counting is a part of the cost.
+    metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().context("count")?;
+    let ways = Ways::open().await?;
+    let mut rates = vec![Vec::new(); WAYS.len()];
+    for round in 0..ROUNDS {
+        // A different one goes first each time.
+        for turn in 0..WAYS.len() {
+            let way = (turn + round) % WAYS.len();
+            rates[way].push(ways.measure(WAYS[way]).await?);
+        }
+    }
+    let median = |rates: &[f64]| {
+        let mut rates = rates.to_vec();
+        rates.sort_by(f64::total_cmp);
+        rates[rates.len() / 2]
+    };
+    for (way, of_way) in WAYS.iter().zip(&rates) {
+        let ratios = of_way.iter().zip(&rates[0]).map(|(rate, bare)| rate / bare).collect::<Vec<_>>();
+        println!("{way:?}: {:.0} a second, {:.2} of the bare GET", median(of_way), median(&ratios));
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Cache-aside: what was loaded is kept in Redis until it is invalidated or too old. A missing value is loaded once, by however
+//! many processes and requests it is missed, and what was loaded before an invalidation is never stored after it: docs/cache.md.
+
+mod answer;
+mod chance;
+mod clock;
+mod entries;
+mod family;
+mod flights;
+mod journey;
+mod value;
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Semaphore;
+
+pub use self::answer::{FetchError, Fetched, InvalidateError, Source};
+use self::clock::Clock;
+use self::entries::Entries;
+pub use self::family::{Family, Times};
+use self::flights::{Flights, Lost};
+use self::journey::{Answer, Journey};
+use crate::Redis;
+
+/// So many readers of a key at a time ask Redis each for themselves, which is quickest; more share one question.
+const READERS: u32 = 64;
+/// Counters of readers. Keys that share one share its bound, and lose nothing but a little time.
+const COUNTERS: usize = 256;
+
+/// What may be cached in one Redis server. Clones share it.
+///
+/// Whoever has one runs [`Redis::watch`] too, or a server that was away is not found again.
+#[derive(Clone)]
+pub struct Cache {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    entries: Entries,
+    clock: Clock,
+    flights: Arc<Flights<Result<Answer, FetchError>>>,
+    /// Loads that may run at a time, of all keys. When Redis is away, it is all that stands before the database.
+    loads: Arc<Semaphore>,
+    readers: [AtomicU32; COUNTERS],
+}
+
+impl Cache {
+    /// A cache in `redis`. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
+    #[must_use]
+    pub fn new(redis: Redis, loads: usize) -> Self {
+        let shared = Shared {
+            entries: Entries::new(redis),
+            clock: Clock::default(),
+            flights: Arc::default(),
+            loads: Arc::new(Semaphore::new(loads)),
+            readers: [const { AtomicU32::new(0) }; COUNTERS],
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// The value of a key: the stored one, else the one that `load` brings, which is then stored. `None` is a value too, and stored
+    /// for less long. A load once begun goes on when nobody waits any more.
+    ///
+    /// `load` reads the primary database, in a transaction that begins after the call and sees what was committed until then.
+    ///
+    /// # Errors
+    /// Nothing is stored, and the load failed, took too long, or found no room. Never because of Redis.
+    pub async fn fetch<T, E, L, F>(&self, family: &Family, key: &str, load: L) -> Result<Fetched<T>, FetchError>
+    where
+        T: Serialize + DeserializeOwned + Send + Sync + 'static,
+        E: Into<Box<dyn Error + Send + Sync>> + Send + 'static,
+        L: FnOnce() -> F + Send + 'static,
+        F: Future<Output = Result<Option<T>, E>> + Send + 'static,
+    {
+        let arrived = self.shared.flights.moment();
+        let key = self.shared.entries.key(&family.entry(key));
+        if let Some(value) = self.read(&key).await {
+            count(family, Source::Hit.name());
+            return Ok(Fetched { value, source: Source::Hit });
+        }
+        let journey = || Journey { shared: Arc::clone(&self.shared), family: *family, key: key.clone() }.travel(load);
+        let answer = self.shared.flights.join(&key, arrived, journey).await;
+        let fetched = answer.unwrap_or_else(|Lost| Err(FetchError::Lost)).and_then(|answer| {
+            let value = value::decode(&answer.value).ok_or(FetchError::Value)?;
+            Ok(Fetched { value, source: answer.source })
+        });
+        count(family, fetched.as_ref().map_or("failed", |fetched| fetched.source.name()));
+        fetched
+    }
+
+    /// Forgets what is stored under a key, and refuses what is being loaded for it. Call it after every commit that changes the
+    /// value, also when it is unknown whether the commit took effect; what it fails to do, an outbox row of the same transaction
+    /// does later.
+    ///
+    /// # Errors
+    /// Redis did not say that it is done.
+    pub async fn invalidate(&self, family: &Family, key: &str) -> Result<(), InvalidateError> {
+        self.invalidate_entry(&family.entry(key)).await
+    }
+
+    /// The same by the name that [`Family::entry`] gave, for whoever knows no families.
+    ///
+    /// # Errors
+    /// It is no such name, or Redis did not say that it is done.
+    pub async fn invalidate_entry(&self, entry: &str) -> Result<(), InvalidateError> {
+        let neighbours = family::neighbours(entry).ok_or_else(|| InvalidateError::Name(entry.to_owned()))?;
+        let deleted = self.shared.entries.delete(&neighbours.map(|entry| self.shared.entries.key(&entry))).await;
+        let outcome = if deleted.is_ok() { "done" } else { "failed" };
+        metrics::counter!("cache_invalidations_total", "outcome" => outcome).increment(1);
+        Ok(deleted?)
+    }
+
+    /// The shortest way to a value: one plain read, if it is stored, fresh and readable.
+    async fn read<T: DeserializeOwned>(&self, key: &str) -> Option<Option<T>> {
+        let now = self.shared.clock.now()?;
+        let _reader = Reader::new(&self.shared.readers, key)?;
+        let stored = self.shared.entries.read(key).await.ok()??;
+        chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
+        value::decode(&stored.value)
+    }
+}
+
+fn count(family: &Family, outcome: &'static str) {
+    metrics::counter!("cache_reads_total", "family" => family.name, "outcome" => outcome).increment(1);
+}
+
+/// One who asks Redis for himself, as long as this lives.
+struct Reader<'a>(&'a AtomicU32);
+
+impl<'a> Reader<'a> {
+    /// `None` when enough do so already.
+    fn new(readers: &'a [AtomicU32; COUNTERS], key: &str) -> Option<Self> {
+        let hash = key.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
+        let readers = &readers[hash % COUNTERS];
+        let reader = Self(readers);
+        (readers.fetch_add(1, Ordering::Relaxed) < READERS).then_some(reader)
+    }
+}
+
+impl Drop for Reader<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

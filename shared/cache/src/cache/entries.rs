@@ -1,0 +1,163 @@
+//! Entries as they stand in Redis, and the scripts by which alone they change. docs/cache.md has their fields and rules.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::Script;
+
+use super::family::Times;
+use crate::{Redis, RedisError};
+
+/// So long nobody loads again where a load failed and an older value stands.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// The entries of one Redis server. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Entries {
+    redis: Redis,
+    scripts: Arc<Scripts>,
+}
+
+struct Scripts {
+    look: Script,
+    fill: Script,
+    release: Script,
+}
+
+/// What stands in an entry, and what its reader is to do.
+#[derive(Debug)]
+pub(crate) struct Look {
+    pub(crate) task: Task,
+    /// The clock of Redis, in ms.
+    pub(crate) now: u64,
+    pub(crate) stored: Option<Stored>,
+}
+
+/// A value as it stands there: when it is no longer fresh, what its load cost, both in ms, and the value, with a space between.
+#[derive(Clone, Debug)]
+pub(crate) struct Stored {
+    pub(crate) expiry: u64,
+    pub(crate) cost: u64,
+    pub(crate) value: Bytes,
+}
+
+impl Stored {
+    fn parse(stored: Vec<u8>) -> Option<Self> {
+        let (expiry, rest) = split_number(&stored)?;
+        let (cost, value) = split_number(rest)?;
+        let header = stored.len() - value.len();
+        Some(Self { expiry, cost, value: Bytes::from(stored).split_off(header) })
+    }
+}
+
+fn split_number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == b' ')?;
+    let number = std::str::from_utf8(&bytes[..end]).ok()?.parse().ok()?;
+    Some((number, &bytes[end + 1..]))
+}
+
+/// What a reader is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Task {
+    /// Take the value: it is fresh, or somebody refreshes it.
+    Take,
+    /// Take the value, and load a new one: the lease is the reader's.
+    Refresh,
+    /// Load: the lease is the reader's.
+    Load,
+    /// Look again soon: somebody loads.
+    Wait,
+}
+
+/// Who may fill an entry: the one who holds its lease. Random, so that no two are the same.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Token(u128);
+
+impl Token {
+    pub(crate) fn draw() -> Self {
+        Self(rand::random())
+    }
+
+    fn text(self) -> String {
+        format!("{:032x}", self.0)
+    }
+}
+
+impl Entries {
+    pub(crate) fn new(redis: Redis) -> Self {
+        let scripts = Scripts {
+            look: Script::new(include_str!("look.lua")),
+            fill: Script::new(include_str!("fill.lua")),
+            release: Script::new(include_str!("release.lua")),
+        };
+        Self { redis, scripts: Arc::new(scripts) }
+    }
+
+    /// The key of an entry.
+    pub(crate) fn key(&self, entry: &str) -> String {
+        self.redis.key(&["cache", entry])
+    }
+
+    /// What stands there.
+    pub(crate) async fn read(&self, key: &str) -> Result<Option<Stored>, RedisError> {
+        let stored: Option<Vec<u8>> =
+            self.redis.query("read a cached value", redis::cmd("HGET").arg(key).arg("v")).await?;
+        Ok(stored.and_then(Stored::parse))
+    }
+
+    /// What stands there, and what to do. `unreadable` is the soft expiry of a value that the reader cannot decode.
+    pub(crate) async fn look(
+        &self,
+        key: &str,
+        token: Token,
+        times: &Times,
+        early: f64,
+        unreadable: Option<u64>,
+    ) -> Result<Look, RedisError> {
+        let mut look = self.scripts.look.key(key);
+        look.arg(token.text()).arg(millis(times.lease)).arg(early);
+        look.arg(unreadable.map(|expiry| expiry.to_string()).unwrap_or_default());
+        let (task, now, stored): (String, u64, Option<Vec<u8>>) =
+            self.redis.invoke("look at a cached value", &look).await?;
+        let task = match task.as_str() {
+            "take" => Task::Take,
+            "refresh" => Task::Refresh,
+            "load" => Task::Load,
+            _ => Task::Wait,
+        };
+        let stored = stored.and_then(Stored::parse);
+        Ok(Look { task, now, stored })
+    }
+
+    /// Stores a value under a lease; false when the lease is gone. `cost` is how long the load took.
+    pub(crate) async fn fill(
+        &self,
+        key: &str,
+        token: Token,
+        value: &[u8],
+        fresh: Duration,
+        grace: Duration,
+        cost: Duration,
+    ) -> Result<bool, RedisError> {
+        let mut fill = self.scripts.fill.key(key);
+        fill.arg(token.text()).arg(value).arg(millis(fresh)).arg(millis(fresh + grace)).arg(millis(cost));
+        self.redis.invoke("store a cached value", &fill).await
+    }
+
+    /// Gives a lease back.
+    pub(crate) async fn release(&self, key: &str, token: Token) -> Result<bool, RedisError> {
+        let mut release = self.scripts.release.key(key);
+        release.arg(token.text()).arg(millis(PAUSE_AFTER_FAILURE));
+        self.redis.invoke("give back the lease of a cached value", &release).await
+    }
+
+    /// Ends entries: their values and their leases.
+    pub(crate) async fn delete(&self, keys: &[String]) -> Result<(), RedisError> {
+        self.redis.query("invalidate a cached value", redis::cmd("DEL").arg(keys)).await
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    time.as_millis().max(1) as u64
+}

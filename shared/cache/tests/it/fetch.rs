@@ -1,0 +1,401 @@
+//! What a reader gets: fresh, stale, loaded, absent or refused, and what stands in Redis after it.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Redis, Role, Source, Times};
+use redis::FromRedisValue;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::{away, own_keys, until};
+
+const SECOND: Duration = Duration::from_secs(1);
+const TIMES: Times = Times {
+    fresh: SECOND.saturating_mul(100),
+    grace: SECOND.saturating_mul(100),
+    absent: SECOND.saturating_mul(10),
+    lease: SECOND.saturating_mul(30),
+    load: SECOND.saturating_mul(30),
+};
+const NUMBERS: Family = Family::new("number", 3, TIMES);
+/// Those who wait for somebody that never comes back wait less long.
+const IMPATIENT: Family = Family::new("impatient", 1, Times { lease: Duration::from_millis(50), ..TIMES });
+
+/// A cache of numbers that go up by one with every load.
+#[derive(Clone)]
+struct Numbers {
+    redis: Redis,
+    cache: Cache,
+    loads: Arc<AtomicU32>,
+}
+
+impl Numbers {
+    fn new() -> Self {
+        Self::with(own_keys(Role::Cache), 4)
+    }
+
+    fn with(redis: Redis, loads: usize) -> Self {
+        Self { cache: Cache::new(redis.clone(), loads), redis, loads: Arc::default() }
+    }
+
+    async fn fetch(&self) -> Fetched<u32> {
+        self.fetch_of(&NUMBERS).await
+    }
+
+    async fn fetch_of(&self, family: &Family) -> Fetched<u32> {
+        let loads = Arc::clone(&self.loads);
+        let load = move || async move { Ok::<_, Infallible>(Some(loads.fetch_add(1, Ordering::SeqCst) + 1)) };
+        self.cache.fetch(family, "a", load).await.unwrap()
+    }
+
+    async fn fetch_failing(&self) -> Result<Fetched<u32>, FetchError> {
+        let loads = Arc::clone(&self.loads);
+        let load = move || async move {
+            loads.fetch_add(1, Ordering::SeqCst);
+            Err::<Option<u32>, _>(io::Error::from(io::ErrorKind::HostUnreachable))
+        };
+        self.cache.fetch(&NUMBERS, "a", load).await
+    }
+
+    async fn fetch_absent(&self) -> Fetched<u32> {
+        self.cache.fetch(&NUMBERS, "a", || async { Ok::<_, Infallible>(None::<u32>) }).await.unwrap()
+    }
+
+    fn loads(&self) -> u32 {
+        self.loads.load(Ordering::SeqCst)
+    }
+
+    fn key(&self, family: &Family) -> String {
+        self.redis.key(&["cache", &family.entry("a")])
+    }
+
+    /// Asks Redis about the entry.
+    async fn ask<T: FromRedisValue>(&self, command: &str, arguments: &[&str]) -> T {
+        self.redis.query("ask", redis::cmd(command).arg(self.key(&NUMBERS)).arg(arguments)).await.unwrap()
+    }
+
+    /// The clock of Redis, in ms.
+    async fn now(&self) -> u64 {
+        let (seconds, micros): (u64, u64) = self.redis.query("ask", &redis::cmd("TIME")).await.unwrap();
+        seconds * 1_000 + micros / 1_000
+    }
+
+    /// Puts a value there that is no longer fresh.
+    async fn put_stale(&self, value: u32) {
+        self.ask::<()>("HSET", &["v", &format!("1 200 \x11{value}")]).await;
+    }
+
+    async fn until_stored(&self, value: u32) {
+        until("it is stored", async || {
+            let stored: Option<String> = self.ask("HGET", &["v"]).await;
+            stored.is_some_and(|stored| stored.ends_with(&format!(" \x11{value}")))
+        })
+        .await;
+    }
+}
+
+fn from<T>(source: Source, value: T) -> Fetched<T> {
+    Fetched { value: Some(value), source }
+}
+
+#[tokio::test]
+async fn a_value_is_loaded_once_and_found_from_then_on() {
+    let numbers = Numbers::new();
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
+    for _ in 0..3 {
+        assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
+    }
+    // Another process, which does not know Redis's clock yet.
+    let other = Numbers::with(numbers.redis.clone(), 4);
+    assert_eq!(other.fetch().await, from(Source::Hit, 1));
+}
+
+#[tokio::test]
+async fn what_was_invalidated_is_loaded_again() {
+    let numbers = Numbers::new();
+    numbers.fetch().await;
+    numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 2));
+    // As an outbox row names it.
+    numbers.cache.invalidate_entry("number:3:a").await.unwrap();
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 3));
+    let refused = numbers.cache.invalidate_entry("number").await.unwrap_err();
+    assert!(matches!(refused, InvalidateError::Name(name) if name == "number"));
+}
+
+#[tokio::test]
+async fn an_invalidation_reaches_what_the_neighbouring_releases_have_stored() {
+    let numbers = Numbers::new();
+    let [before, after] = [2, 4].map(|version| Family::new("number", version, TIMES));
+    for (writer, reader) in [(before, NUMBERS), (NUMBERS, before), (NUMBERS, after)] {
+        let stored = numbers.fetch_of(&reader).await.value;
+        assert_eq!(numbers.fetch_of(&reader).await, Fetched { value: stored, source: Source::Hit });
+        numbers.cache.invalidate(&writer, "a").await.unwrap();
+        assert_eq!(numbers.fetch_of(&reader).await.source, Source::Loaded);
+    }
+}
+
+#[tokio::test]
+async fn a_load_that_an_invalidation_overtakes_is_not_stored() {
+    let numbers = Numbers::new();
+    let (loading, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let slow = tokio::spawn({
+        let (cache, loading, go_on) = (numbers.cache.clone(), loading.clone(), go_on.clone());
+        async move {
+            let load = || async move {
+                loading.notify_one();
+                go_on.notified().await;
+                Ok::<_, Infallible>(Some(100))
+            };
+            cache.fetch(&NUMBERS, "a", load).await
+        }
+    });
+    loading.notified().await;
+    numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
+    go_on.notify_one();
+    assert_eq!(slow.await.unwrap().unwrap(), from(Source::Loaded, 100));
+    assert!(!numbers.ask::<bool>("EXISTS", &[]).await);
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
+}
+
+#[tokio::test]
+async fn absence_is_kept_for_less_long_and_without_grace() {
+    let numbers = Numbers::new();
+    assert_eq!(numbers.fetch_absent().await, Fetched { value: None, source: Source::Loaded });
+    assert_eq!(numbers.fetch().await, Fetched { value: None, source: Source::Hit });
+    assert!((1..=11_000).contains(&numbers.ask::<u64>("PTTL", &[]).await));
+    numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
+    numbers.fetch().await;
+    assert!((150_000..=210_000).contains(&numbers.ask::<u64>("PTTL", &[]).await));
+}
+
+#[tokio::test]
+async fn a_stale_value_is_handed_out_while_one_reader_loads_a_new_one() {
+    let numbers = Numbers::new();
+    numbers.put_stale(100).await;
+    let (loading, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let load = {
+        let (loading, go_on) = (loading.clone(), go_on.clone());
+        || async move {
+            loading.notify_one();
+            go_on.notified().await;
+            Ok::<_, Infallible>(Some(200))
+        }
+    };
+    assert_eq!(numbers.cache.fetch(&NUMBERS, "a", load).await.unwrap(), from(Source::Stale, 100));
+    loading.notified().await;
+    assert_eq!(numbers.fetch().await, from(Source::Stale, 100));
+    go_on.notify_one();
+    numbers.until_stored(200).await;
+    assert_eq!(numbers.fetch().await, from(Source::Hit, 200));
+    assert_eq!(numbers.loads(), 0);
+}
+
+#[tokio::test]
+async fn a_value_near_its_end_is_refreshed_before_it() {
+    let numbers = Numbers::new();
+    // So dear that one time in six million nobody would.
+    let expiry = numbers.now().await + 60_000;
+    numbers.ask::<()>("HSET", &["v", &format!("{expiry} 400000000000 \x11100")]).await;
+    assert_eq!(numbers.fetch().await, from(Source::Hit, 100));
+    numbers.until_stored(1).await;
+    assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
+}
+
+#[tokio::test]
+async fn a_stale_value_is_handed_out_while_loads_fail() {
+    let numbers = Numbers::new();
+    numbers.put_stale(100).await;
+    assert_eq!(numbers.fetch_failing().await.unwrap(), from(Source::Stale, 100));
+    until("the failure is known", async || !numbers.ask::<bool>("HEXISTS", &["t"]).await).await;
+    // For a while nobody tries again.
+    assert_eq!(numbers.fetch_failing().await.unwrap(), from(Source::Stale, 100));
+    assert_eq!(numbers.loads(), 1);
+    numbers.ask::<()>("HSET", &["u", "0"]).await;
+    assert_eq!(numbers.fetch().await, from(Source::Stale, 100));
+    numbers.until_stored(2).await;
+}
+
+#[tokio::test]
+async fn a_load_that_fails_with_nothing_stored_is_told_and_holds_nobody_up() {
+    let numbers = Numbers::new();
+    let error = numbers.fetch_failing().await.unwrap_err();
+    assert_eq!(error.load_error::<io::Error>().unwrap().kind(), io::ErrorKind::HostUnreachable);
+    let panicked = numbers.cache.fetch(&NUMBERS, "a", || async { panicking() }).await;
+    assert!(matches!(panicked, Err(FetchError::Lost)));
+    // The leases are given back, or this would wait for half a minute.
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 2));
+}
+
+fn panicking() -> Result<Option<u32>, Infallible> {
+    panic!("on purpose")
+}
+
+#[tokio::test]
+async fn a_load_that_takes_too_long_is_given_up() {
+    let family = Family::new("slow", 1, Times { load: Duration::from_millis(20), ..TIMES });
+    let numbers = Numbers::new();
+    let never = || std::future::pending::<Result<Option<u32>, Infallible>>();
+    let given_up = numbers.cache.fetch(&family, "a", never).await;
+    assert!(matches!(given_up, Err(FetchError::Deadline(_))));
+    assert_eq!(numbers.fetch_of(&family).await, from(Source::Loaded, 1));
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_decoded_is_a_miss() {
+    let numbers = Numbers::new();
+    let expiry = numbers.now().await + 60_000;
+    let values =
+        ["", "nonsense", "1", &format!("{expiry} 1 \x11\"text\""), &format!("{expiry} 1 \x12100"), "1 1 \x11[]"];
+    for (number, value) in (1..).zip(values) {
+        numbers.ask::<()>("HSET", &["v", value]).await;
+        assert_eq!(numbers.fetch().await, from(Source::Loaded, number), "{value:?}");
+        assert_eq!(numbers.fetch().await, from(Source::Hit, number));
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_too_large_is_handed_out_and_not_stored() {
+    let numbers = Numbers::new();
+    for _ in 0..2 {
+        let large = || async { Ok::<_, Infallible>(Some("x".repeat(1024 * 1024))) };
+        let fetched = numbers.cache.fetch(&NUMBERS, "a", large).await.unwrap();
+        assert_eq!((fetched.source, fetched.value.unwrap().len()), (Source::Loaded, 1024 * 1024));
+        assert!(!numbers.ask::<bool>("EXISTS", &[]).await);
+    }
+}
+
+#[tokio::test]
+async fn a_load_goes_on_when_nobody_waits_any_more() {
+    let numbers = Numbers::new();
+    let (loading, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let request = tokio::spawn({
+        let (cache, loading, go_on) = (numbers.cache.clone(), loading.clone(), go_on.clone());
+        async move {
+            let load = || async move {
+                loading.notify_one();
+                go_on.notified().await;
+                Ok::<_, Infallible>(Some(100))
+            };
+            cache.fetch(&NUMBERS, "a", load).await
+        }
+    });
+    loading.notified().await;
+    request.abort();
+    assert!(request.await.unwrap_err().is_cancelled());
+    go_on.notify_one();
+    numbers.until_stored(100).await;
+}
+
+#[tokio::test]
+async fn who_finds_another_process_loading_waits_for_its_value() {
+    let numbers = Numbers::new();
+    let leased_until = numbers.now().await + 60_000;
+    numbers.ask::<()>("HSET", &["t", "another", "u", &leased_until.to_string()]).await;
+    let waiting = tokio::spawn({
+        let numbers = numbers.clone();
+        async move { numbers.fetch().await }
+    });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!waiting.is_finished());
+    let expiry = numbers.now().await + 60_000;
+    numbers.ask::<()>("HSET", &["v", &format!("{expiry} 1 \x11100")]).await;
+    assert_eq!(waiting.await.unwrap(), from(Source::Hit, 100));
+}
+
+#[tokio::test]
+async fn a_lease_that_is_never_given_back_ends_by_itself() {
+    let numbers = Numbers::new();
+    let holder = redis::Script::new(include_str!("../../src/cache/look.lua"));
+    let mut look = holder.key(numbers.key(&IMPATIENT));
+    look.arg("another").arg(50).arg(0).arg("");
+    let (task, _, _): (String, u64, Option<String>) = numbers.redis.invoke("look", &look).await.unwrap();
+    assert_eq!(task, "load");
+    assert_eq!(numbers.fetch_of(&IMPATIENT).await, from(Source::Loaded, 1));
+}
+
+#[tokio::test]
+async fn without_redis_values_are_loaded_a_few_at_a_time() {
+    let numbers = Numbers::with(away().await, 2);
+    let (running, most) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+    let mut tasks = JoinSet::new();
+    for key in 0..10 {
+        let (cache, running, most) = (numbers.cache.clone(), running.clone(), most.clone());
+        tasks.spawn(async move {
+            let load = move || async move {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                running.fetch_sub(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(Some(key))
+            };
+            (key, cache.fetch(&NUMBERS, &key.to_string(), load).await.unwrap())
+        });
+    }
+    for (key, fetched) in tasks.join_all().await {
+        assert_eq!(fetched, from(Source::Bypassed, key));
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert!(matches!(numbers.cache.invalidate(&NUMBERS, "a").await, Err(InvalidateError::Redis(_))));
+}
+
+#[tokio::test]
+async fn who_finds_no_room_to_load_is_told_so() {
+    let numbers = Numbers::with(away().await, 1);
+    tokio::time::pause();
+    let held = Arc::new(Semaphore::new(0));
+    let holder = tokio::spawn({
+        let (cache, held) = (numbers.cache.clone(), held.clone());
+        async move {
+            let load = || async move {
+                held.acquire().await.unwrap().forget();
+                Ok::<_, Infallible>(Some(1))
+            };
+            cache.fetch(&NUMBERS, "held", load).await
+        }
+    });
+    tokio::task::yield_now().await;
+    tokio::task::yield_now().await;
+    let refused = numbers.cache.fetch(&NUMBERS, "a", || async { Ok::<_, Infallible>(Some(1)) }).await;
+    assert!(matches!(refused, Err(FetchError::Busy)), "{refused:?}");
+    held.add_permits(1);
+    assert_eq!(holder.await.unwrap().unwrap(), from(Source::Bypassed, 1));
+}
+
+#[tokio::test]
+async fn reads_fills_and_invalidations_are_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let numbers = Numbers::new();
+    numbers.fetch().await;
+    numbers.fetch().await;
+    numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
+    numbers.fetch_failing().await.unwrap_err();
+    let shown = recorder.handle().render();
+    for line in [
+        r#"cache_reads_total{family="number",outcome="loaded"} 1"#,
+        r#"cache_reads_total{family="number",outcome="hit"} 1"#,
+        r#"cache_reads_total{family="number",outcome="failed"} 1"#,
+        r#"cache_fills_total{family="number",outcome="stored"} 1"#,
+        r#"cache_fills_total{family="number",outcome="nothing"} 1"#,
+        r#"cache_invalidations_total{outcome="done"} 1"#,
+        r#"cache_load_seconds_count{family="number"} 2"#,
+    ] {
+        assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+}
+
+#[tokio::test]
+async fn a_key_may_hold_anything() {
+    let numbers = Numbers::new();
+    for key in ["", ":", "a:b:c", "ü \n\0", &Uuid::new_v4().to_string()] {
+        let load = || async { Ok::<_, Infallible>(Some(1)) };
+        assert_eq!(numbers.cache.fetch(&NUMBERS, key, load).await.unwrap().source, Source::Loaded);
+        numbers.cache.invalidate_entry(&NUMBERS.entry(key)).await.unwrap();
+        assert_eq!(numbers.cache.fetch(&NUMBERS, key, load).await.unwrap().source, Source::Loaded);
+    }
+}
