@@ -1,0 +1,206 @@
+//! The scripts, in every order in which two readers, a writer and the end of a lease can meet.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use cache::{Redis, Role};
+use futures_util::{StreamExt, stream};
+use redis::Script;
+
+use crate::{own_keys, without_token_check};
+
+const LOOK: &str = include_str!("../../src/cache/look.lua");
+const FILL: &str = include_str!("../../src/cache/fill.lua");
+/// Runs at a time; each has a key of its own.
+const AT_A_TIME: usize = 64;
+const OLD: &str = "old";
+const NEW: &str = "new";
+
+/// What each of them does next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Actor {
+    /// Looks; reads the database if the lease is its own; fills.
+    Reader(usize),
+    /// Commits; invalidates.
+    Writer,
+    /// Ends whatever lease there is.
+    Time,
+}
+
+/// What stands in Redis before.
+#[derive(Clone, Copy, Debug)]
+enum Before {
+    Nothing,
+    Fresh,
+    Stale,
+}
+
+/// How many steps each has.
+const STEPS: [(Actor, usize); 4] = [(Actor::Reader(0), 3), (Actor::Reader(1), 3), (Actor::Writer, 2), (Actor::Time, 1)];
+
+/// Every order of all steps.
+fn orders() -> Vec<Vec<Actor>> {
+    fn extend(order: &[Actor], left: [(Actor, usize); 4], orders: &mut Vec<Vec<Actor>>) {
+        if left.iter().all(|(_, steps)| *steps == 0) {
+            orders.push(order.to_vec());
+        }
+        for number in 0..left.len() {
+            if left[number].1 > 0 {
+                let mut left = left;
+                left[number].1 -= 1;
+                extend(&[order, &[left[number].0]].concat(), left, orders);
+            }
+        }
+    }
+    let mut orders = Vec::new();
+    extend(&[], STEPS, &mut orders);
+    orders
+}
+
+/// The scripts, and how an invalidation is done.
+struct Rules {
+    look: Script,
+    fill: Script,
+    invalidation: &'static [&'static str],
+}
+
+/// A reader under way.
+#[derive(Clone, Copy, Default)]
+struct Reader {
+    steps: u32,
+    leads: bool,
+    loaded: Option<&'static str>,
+}
+
+struct Run<'a> {
+    redis: &'a Redis,
+    rules: &'a Rules,
+    key: String,
+    database: &'static str,
+    invalidated: bool,
+    writes: u32,
+    readers: [Reader; 2],
+}
+
+impl Run<'_> {
+    /// Takes one step; false when a reader who began after the invalidation is given what was before it.
+    async fn step(&mut self, actor: Actor) -> bool {
+        match actor {
+            Actor::Reader(number) => return self.read(number).await,
+            Actor::Writer if self.writes == 0 => self.database = NEW,
+            Actor::Writer => {
+                let [command, arguments @ ..] = self.rules.invalidation else { panic!("a command") };
+                self.ask::<()>(redis::cmd(command).arg(&self.key).arg(arguments)).await;
+                self.invalidated = true;
+            }
+            Actor::Time => {
+                if self.ask::<bool>(redis::cmd("HEXISTS").arg(&self.key).arg("u")).await {
+                    self.ask::<()>(redis::cmd("HSET").arg(&self.key).arg("u").arg(0)).await;
+                }
+            }
+        }
+        self.writes += u32::from(actor == Actor::Writer);
+        true
+    }
+
+    async fn read(&mut self, number: usize) -> bool {
+        let mut reader = self.readers[number];
+        reader.steps += 1;
+        let mut sound = true;
+        match reader.steps {
+            1 => {
+                let (leads, given) = self.look(number).await;
+                reader.leads = leads;
+                sound = !(self.invalidated && given.is_some_and(|given| given.ends_with(OLD)));
+            }
+            2 if reader.leads => reader.loaded = Some(self.database),
+            3 => {
+                if let Some(loaded) = reader.loaded {
+                    let mut fill = self.rules.fill.key(&self.key);
+                    fill.arg(number).arg(loaded).arg(60_000).arg(120_000).arg(1);
+                    self.redis.invoke::<bool>("fill", &fill).await.unwrap();
+                }
+            }
+            _ => {}
+        }
+        self.readers[number] = reader;
+        sound
+    }
+
+    async fn look(&self, token: usize) -> (bool, Option<String>) {
+        let mut look = self.rules.look.key(&self.key);
+        look.arg(token).arg(60_000).arg(0).arg("");
+        let (task, _, given): (String, u64, Option<String>) = self.redis.invoke("look", &look).await.unwrap();
+        (task == "load" || task == "refresh", given)
+    }
+
+    async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
+        self.redis.query("ask", command).await.unwrap()
+    }
+}
+
+/// The orders in which somebody is given what is too old, or it is there in the end, and how often somebody loaded.
+async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
+    let redis = own_keys(Role::Cache);
+    let loads = AtomicU32::new(0);
+    let runs = stream::iter(orders().into_iter().enumerate()).map(|(number, order)| {
+        let (redis, loads) = (&redis, &loads);
+        async move {
+            let key = redis.key(&[&number.to_string()]);
+            let mut run = Run {
+                redis,
+                rules,
+                key,
+                database: OLD,
+                invalidated: false,
+                writes: 0,
+                readers: [Reader::default(); 2],
+            };
+            let expiry = match before {
+                Before::Nothing => None,
+                Before::Fresh => Some("99999999999999"),
+                Before::Stale => Some("1"),
+            };
+            if let Some(expiry) = expiry {
+                run.ask::<()>(redis::cmd("HSET").arg(&run.key).arg("v").arg(format!("{expiry} 1 {OLD}"))).await;
+            }
+            let mut sound = true;
+            for actor in &order {
+                sound &= run.step(*actor).await;
+            }
+            let left: Option<String> = run.ask(redis::cmd("HGET").arg(&run.key).arg("v")).await;
+            sound &= left.is_none_or(|left| left.ends_with(NEW));
+            run.ask::<()>(redis::cmd("DEL").arg(&run.key)).await;
+            loads.fetch_add(run.readers.iter().filter(|reader| reader.leads).count() as u32, Ordering::SeqCst);
+            (!sound).then_some(order)
+        }
+    });
+    let bad = runs.buffer_unordered(AT_A_TIME).filter_map(async |bad| bad).collect().await;
+    (bad, loads.into_inner())
+}
+
+fn rules() -> Rules {
+    Rules { look: Script::new(LOOK), fill: Script::new(FILL), invalidation: &["DEL"] }
+}
+
+#[tokio::test]
+async fn in_no_order_is_anybody_given_what_is_older_than_an_invalidation() {
+    assert_eq!(orders().len(), 5_040);
+    for before in [Before::Nothing, Before::Fresh, Before::Stale] {
+        let (bad, loads) = bad_orders(&rules(), before).await;
+        assert!(bad.is_empty(), "{before:?}: {} orders, such as {:?}", bad.len(), bad[0]);
+        // A value that is fresh is loaded by those alone who come after the invalidation.
+        assert!(loads >= 500, "{before:?}: {loads} loads in all: nothing was tried");
+    }
+}
+
+#[tokio::test]
+async fn a_fill_that_asks_for_no_token_is_found_out() {
+    let rules = Rules { fill: Script::new(&without_token_check()), ..rules() };
+    assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn an_invalidation_that_leaves_the_lease_is_found_out() {
+    let rules = Rules { invalidation: &["HDEL", "v"], ..rules() };
+    assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
+}
