@@ -7,6 +7,7 @@ mod clock;
 mod entries;
 mod family;
 mod flights;
+mod hits;
 mod journey;
 mod value;
 
@@ -23,6 +24,7 @@ use self::clock::Clock;
 use self::entries::Entries;
 pub use self::family::{Family, Times};
 use self::flights::{Flights, Lost};
+use self::hits::Hits;
 use self::journey::{Answer, Journey};
 use crate::Redis;
 
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     /// Loads that may run at a time, of all keys. When Redis is away, it is all that stands before the database.
     loads: Arc<Semaphore>,
     readers: [AtomicU32; COUNTERS],
+    hits: Hits,
 }
 
 impl Cache {
@@ -58,6 +61,7 @@ impl Cache {
             flights: Arc::default(),
             loads: Arc::new(Semaphore::new(loads)),
             readers: [const { AtomicU32::new(0) }; COUNTERS],
+            hits: Hits::default(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -79,7 +83,7 @@ impl Cache {
         let arrived = self.shared.flights.moment();
         let key = self.shared.entries.key(&family.entry(key));
         if let Some(value) = self.read(&key).await {
-            count(family, Source::Hit.name());
+            self.shared.hits.count(family);
             return Ok(Fetched { value, source: Source::Hit });
         }
         let journey = || Journey { shared: Arc::clone(&self.shared), family: *family, key: key.clone() }.travel(load);

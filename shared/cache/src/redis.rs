@@ -125,7 +125,8 @@ impl Redis {
         let config = ConnectionManagerConfig::new()
             .set_number_of_retries(0)
             .set_connection_timeout(Some(CALL_DEADLINE))
-            .set_response_timeout(Some(CALL_DEADLINE))
+            // The deadline around each call is enough.
+            .set_response_timeout(None)
             .set_pipeline_buffer_size(WRITE_QUEUE);
         let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(|_| RedisError::Address)?;
         let state = Arc::new(watch::channel(State::Failing(0)).0);
@@ -135,11 +136,14 @@ impl Redis {
     /// The name of a key or channel on the server: the prefix, then the parts, with colons between.
     #[must_use]
     pub fn key(&self, parts: &[&str]) -> String {
-        parts.iter().fold(self.prefix.to_string(), |mut key, part| {
+        let length = parts.iter().fold(self.prefix.len(), |length, part| length + 1 + part.len());
+        let mut key = String::with_capacity(length);
+        key.push_str(&self.prefix);
+        for part in parts {
             key.push(':');
             key.push_str(part);
-            key
-        })
+        }
+        key
     }
 
     /// Sends one command.
@@ -269,6 +273,10 @@ impl Redis {
 
     /// Keeps the count of calls without an answer.
     fn heard(&self, answered: bool) {
+        // Nearly always, and then nobody needs to be held up.
+        if answered && !matches!(*self.state.borrow(), State::Failing(_)) {
+            return;
+        }
         let before = self.is_away();
         self.state.send_if_modified(|state| {
             let next = match (&state, answered) {

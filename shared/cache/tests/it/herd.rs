@@ -1,5 +1,7 @@
 //! 10,000 requests in four processes, at the moment when a value is missing.
 
+#![expect(clippy::print_stdout, reason = "figures to look at, of which no test asserts one that is a time")]
+
 use backing::OwnRedis;
 use futures_util::future::{join_all, select_all};
 use serde_json::json;
