@@ -81,7 +81,7 @@ impl Cache {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
         let arrived = self.shared.flights.moment();
-        let key = self.shared.entries.key(&family.entry(key));
+        let key = self.shared.entries.key_in(family, key);
         if let Some(value) = self.read(&key).await {
             self.shared.hits.count(family);
             return Ok(Fetched { value, source: Source::Hit });
@@ -124,7 +124,7 @@ impl Cache {
         let _reader = Reader::new(&self.shared.readers, key)?;
         let stored = self.shared.entries.read(key).await.ok()??;
         chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
-        value::decode(&stored.value)
+        value::decode(stored.value())
     }
 }
 

@@ -33,10 +33,9 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    pub(crate) fn new(kind: Kind, redis: Redis, lease_ms: u64) -> Self {
+    pub(crate) fn new(kind: Kind, redis: Redis, fresh_ms: u64, lease_ms: u64) -> Self {
         let times = Times {
-            // Less than many loads take in the race.
-            fresh: Duration::from_millis(if lease_ms < 100 { 30 } else { 60_000 }),
+            fresh: Duration::from_millis(fresh_ms),
             grace: Duration::from_millis(200),
             absent: Duration::from_secs(1),
             lease: Duration::from_millis(lease_ms),

@@ -31,6 +31,7 @@ struct Orders {
     floors: RedisSettings,
     database: String,
     kind: Kind,
+    fresh_ms: u64,
     lease_ms: u64,
     task: Task,
 }
@@ -55,7 +56,7 @@ async fn main() -> anyhow::Result<()> {
     let watching = tokio::spawn(redis.clone().watch(stop.clone()));
     let floors = Floors::connect(&orders.floors).await?;
     let items = Items::connect(&orders.database).await?;
-    let contender = Contender::new(orders.kind, redis, orders.lease_ms);
+    let contender = Contender::new(orders.kind, redis, orders.fresh_ms, orders.lease_ms);
     report(&json!("ready"));
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
         .await?

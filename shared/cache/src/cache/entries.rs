@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use redis::Script;
 
-use super::family::Times;
+use super::family::{Family, Times};
 use crate::{Redis, RedisError};
 
 /// So long nobody loads again where a load failed and an older value stands.
@@ -35,19 +35,29 @@ pub(crate) struct Look {
 }
 
 /// A value as it stands there: when it is no longer fresh, what its load cost, both in ms, and the value, with a space between.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) expiry: u64,
     pub(crate) cost: u64,
-    pub(crate) value: Bytes,
+    bytes: Vec<u8>,
+    /// Where the value begins.
+    start: usize,
 }
 
 impl Stored {
-    fn parse(stored: Vec<u8>) -> Option<Self> {
-        let (expiry, rest) = split_number(&stored)?;
+    fn parse(bytes: Vec<u8>) -> Option<Self> {
+        let (expiry, rest) = split_number(&bytes)?;
         let (cost, value) = split_number(rest)?;
-        let header = stored.len() - value.len();
-        Some(Self { expiry, cost, value: Bytes::from(stored).split_off(header) })
+        let start = bytes.len() - value.len();
+        Some(Self { expiry, cost, bytes, start })
+    }
+
+    pub(crate) fn value(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    pub(crate) fn into_value(self) -> Bytes {
+        Bytes::from(self.bytes).slice(self.start..)
     }
 }
 
@@ -97,6 +107,11 @@ impl Entries {
     /// The key of an entry.
     pub(crate) fn key(&self, entry: &str) -> String {
         self.redis.key(&["cache", entry])
+    }
+
+    /// The same by its parts.
+    pub(crate) fn key_in(&self, family: &Family, key: &str) -> String {
+        self.redis.key(&["cache", family.name, &family.version.to_string(), key])
     }
 
     /// What stands there.

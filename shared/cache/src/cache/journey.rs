@@ -55,7 +55,7 @@ impl Journey {
                 break;
             };
             self.shared.clock.hear(now);
-            let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(&stored.value).is_some());
+            let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(stored.value()).is_some());
             match (task, stored) {
                 (Task::Load, _) => return self.load_and_fill(token, load).await,
                 (Task::Refresh, Some(_)) if !readable => return self.load_and_fill(token, load).await,
@@ -66,7 +66,7 @@ impl Journey {
                         // Nobody waits for it.
                         tokio::spawn(async move { self.load_and_fill(token, load).await.err() });
                     }
-                    return Ok(Answer { value: stored.value, source });
+                    return Ok(Answer { value: stored.into_value(), source });
                 }
                 (Task::Wait | Task::Take | Task::Refresh, _) => sleep(chance::poll()).await,
             }

@@ -7,7 +7,7 @@ use futures_util::future::{join_all, select_all};
 use serde_json::json;
 
 use crate::nowhere;
-use crate::processes::{ALONE, Ground, Process};
+use crate::processes::{ALONE, Ground, Process, Times};
 
 const PROCESSES: usize = 4;
 const REQUESTS: usize = 2_500;
@@ -15,7 +15,8 @@ const REQUESTS: usize = 2_500;
 const LEASE_MS: u64 = 30_000;
 
 async fn start(ground: &Ground, redis: &str, lease_ms: u64) -> Vec<Process> {
-    ground.start(PROCESSES, redis, "Leased", lease_ms, json!({ "Herd": { "requests": REQUESTS } })).await
+    let times = Times { fresh_ms: 60_000, leases_ms: &[lease_ms; PROCESSES] };
+    ground.start(redis, "Leased", &times, json!({ "Herd": { "requests": REQUESTS } })).await
 }
 
 async fn begin(processes: &mut [Process]) {

@@ -18,6 +18,13 @@ pub(crate) struct Ground {
     pub(crate) prefix: String,
 }
 
+/// How long things last in the processes, in ms.
+pub(crate) struct Times<'a> {
+    pub(crate) fresh_ms: u64,
+    /// One for each process.
+    pub(crate) leases_ms: &'a [u64],
+}
+
 /// A process of `examples/cache_process`.
 pub(crate) struct Process {
     child: Child,
@@ -56,21 +63,18 @@ impl Ground {
         sqlx::query_as("SELECT id, version FROM items ORDER BY id").fetch_all(&mut connection).await.unwrap()
     }
 
-    /// Starts processes, which wait for the word to begin.
-    pub(crate) async fn start(
-        &self,
-        count: usize,
-        redis: &str,
-        kind: &str,
-        lease_ms: u64,
-        task: Value,
-    ) -> Vec<Process> {
-        let orders = json!({
-            "redis": { "url": redis, "prefix": self.prefix },
-            "floors": { "url": backing::redis_url("durable"), "prefix": self.prefix },
-            "database": self.database.url(), "kind": kind, "lease_ms": lease_ms, "task": task,
-        });
-        let mut processes = (0..count).map(|_| Process::start(&orders)).collect::<Vec<_>>();
+    /// Starts a process for each lease, which waits for the word to begin.
+    pub(crate) async fn start(&self, redis: &str, kind: &str, times: &Times<'_>, task: Value) -> Vec<Process> {
+        let orders = |lease_ms: &u64| {
+            json!({
+                "redis": { "url": redis, "prefix": self.prefix },
+                "floors": { "url": backing::redis_url("durable"), "prefix": self.prefix },
+                "database": self.database.url(), "kind": kind, "task": task,
+                "fresh_ms": times.fresh_ms, "lease_ms": lease_ms,
+            })
+        };
+        let mut processes =
+            times.leases_ms.iter().map(|lease_ms| Process::start(&orders(lease_ms))).collect::<Vec<_>>();
         for process in &mut processes {
             assert_eq!(process.line().await, "ready");
         }

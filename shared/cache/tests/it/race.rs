@@ -10,14 +10,13 @@ use cache::{Redis, RedisSettings, Role};
 use futures_util::future::{OptionFuture, Ready, join_all};
 use serde_json::{Value, json};
 
-use crate::processes::{ALONE, Ground, Process};
+use crate::processes::{ALONE, Ground, Process, Times};
 use crate::rewriting::Rewriting;
 use crate::without_token_check;
 
-const PROCESSES: usize = 4;
 const ITEMS: i32 = 6;
-/// Less than nearly every load takes.
-const LEASE_MS: u64 = 5;
+/// Two less than nearly every load takes, two more. Values are fresh for less long than many loads take.
+const TIMES: Times<'static> = Times { fresh_ms: 30, leases_ms: &[5, 5, 50, 500] };
 
 /// What all processes saw, and the items whose stored version is not that of the database.
 struct Outcome {
@@ -35,7 +34,7 @@ impl Outcome {
 async fn race(kind: &str, redis: &str, seconds: u64, meanwhile: Option<impl Future<Output = ()>>) -> Outcome {
     let ground = Ground::prepare(ITEMS).await;
     let task = json!({ "Race": { "seconds": seconds, "readers": 8, "writers": 2, "items": ITEMS, "ends_when_bad": meanwhile.is_none() } });
-    let mut processes = ground.start(PROCESSES, redis, kind, LEASE_MS, task).await;
+    let mut processes = ground.start(redis, kind, &TIMES, task).await;
     join_all(processes.iter_mut().map(Process::begin)).await;
     let results = join_all(processes.into_iter().map(Process::result));
     let (results, _) = tokio::join!(results, OptionFuture::from(meanwhile));
