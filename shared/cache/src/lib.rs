@@ -1,7 +1,9 @@
 //! The Redis layer. It knows nothing of the database behind it, nor of HTTP.
 
 mod cache;
+mod limits;
 mod redis;
 
 pub use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Source, Times};
+pub use limits::{Charge, Limit, Limiter, Standing, Verdict};
 pub use redis::{Redis, RedisError, RedisSettings, Role};

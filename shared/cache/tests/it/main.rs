@@ -5,6 +5,7 @@
 mod fetch;
 mod herd;
 mod interleavings;
+mod limits;
 mod processes;
 mod race;
 mod redis_server;
