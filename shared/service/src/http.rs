@@ -1,11 +1,16 @@
 //! An HTTP/1.1 server with bounds on connections, headers and time. `axum::serve` has none of them: a silent connection
 //! stays open there for ever.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::SockRef;
@@ -45,7 +50,8 @@ impl Default for Limits {
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves `router` until `stop` is cancelled, then finishes the requests that have begun and returns. The caller bounds
-/// that last wait. Bodies and handlers are bounded by the router's own layers.
+/// that last wait. Bodies and handlers are bounded by the router's own layers. Each request has the other end of its connection
+/// as an extension, `ConnectInfo<SocketAddr>`.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: CancellationToken) {
     let slots = Arc::new(Semaphore::new(limits.connections));
     let connections = TaskTracker::new();
@@ -56,9 +62,9 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
                 (slot, listener.accept().await)
             })
             .await;
-        let (slot, stream) = match accepted {
+        let (slot, stream, peer) = match accepted {
             None => break,
-            Some((slot, Ok((stream, _)))) => (slot, stream),
+            Some((slot, Ok((stream, peer)))) => (slot, stream, peer),
             Some((_, Err(error))) => {
                 tracing::warn!(%error, "accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -67,7 +73,7 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
         };
         let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
-            serve_connection(stream, router, limits, stop).await;
+            serve_connection(stream, peer, router, limits, stop).await;
             drop(slot);
         });
     }
@@ -76,19 +82,30 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, stop: 
     connections.wait().await;
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    router: Router,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     let socket = SockRef::from(&stream);
     // A client that takes nothing of its answer would keep its place for ever; hyper has no limit for writing.
     let set = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_user_timeout(Some(limits.write_stall)));
     if let Err(error) = set {
         tracing::debug!(%error, "set the options of a connection");
     }
+    let router = TowerToHyperService::new(router);
+    let routes = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_read)
         .max_headers(limits.headers)
         .max_buf_size(limits.head_bytes)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), routes);
     tokio::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
