@@ -4,10 +4,12 @@ mod accept;
 mod breaker;
 mod callers;
 mod changes;
+mod client_address;
 mod edge;
 mod idempotency_key;
 mod openapi;
 mod problem;
+mod rate_limits;
 mod recorder;
 mod routes;
 mod serve;
@@ -30,9 +32,11 @@ use recorder::Recorder;
 
 pub use callers::Callers;
 pub use changes::Changes;
+pub use client_address::{InvalidProxies, TrustedProxies};
+pub use rate_limits::{RateLimits, TooMany};
 pub use routes::paths;
 pub use serve::serve;
-pub use settings::{CallerSettings, DEFAULTS, HttpSettings, Settings};
+pub use settings::{CallerSettings, DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings};
 pub use tracker::Tracker;
 
 /// What the handlers share.
@@ -47,6 +51,7 @@ pub struct App {
     pub(crate) links: SignedLinks,
     pub(crate) callers: Arc<Callers>,
     pub(crate) changes: Changes,
+    pub(crate) rate_limits: RateLimits,
     pub(crate) limits: Limits,
     /// A permit for each request that may wait long: an event stream or a long poll.
     pub(crate) waiting: Arc<Semaphore>,
@@ -107,6 +112,7 @@ impl App {
         links: SignedLinks,
         callers: Callers,
         changes: Changes,
+        rate_limits: RateLimits,
         limits: Limits,
         drain: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
@@ -121,6 +127,7 @@ impl App {
             links,
             callers: Arc::new(callers),
             changes,
+            rate_limits,
             limits,
             waiting: Arc::new(Semaphore::new(limits.waiting)),
             drain,

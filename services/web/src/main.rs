@@ -1,12 +1,13 @@
 //! The HTTP API of Postroom.
 
 use anyhow::Context;
+use cache::{Redis, Role};
 use pipeline::Broker;
 use service::{Health, Shutdown, Tasks, telemetry};
 use store::{Files, SignedLinks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use web::{App, Callers, Changes, DEFAULTS, Limits, Settings, Tracker};
+use web::{App, Callers, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,11 +20,22 @@ async fn main() -> anyhow::Result<()> {
     let files = Files::open(&settings.files).context("open the files")?;
     let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
     let broker = Broker::start(&settings.broker, "web").context("read the settings of the broker")?;
+    let durable = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of redis.durable")?;
+    let rate_limits = RateLimits::new(durable.clone(), &settings.limits, settings.http.trusted_proxies)?;
     let changes = Changes::default();
 
     let drain = || shutdown.drain.clone();
-    let (app, recording) =
-        App::new(&broker, pool.clone(), files, links, callers, changes.clone(), Limits::default(), drain());
+    let (app, recording) = App::new(
+        &broker,
+        pool.clone(),
+        files,
+        links,
+        callers,
+        changes.clone(),
+        rate_limits,
+        Limits::default(),
+        drain(),
+    );
     let listener =
         TcpListener::bind(settings.http.listen).await.with_context(|| format!("listen on {}", settings.http.listen))?;
 
@@ -31,7 +43,8 @@ async fn main() -> anyhow::Result<()> {
         .part("publishing", broker.publishing_readiness())
         .part("tracking", broker.consuming_readiness())
         .part("topology", broker.topology_readiness())
-        .part("database", changes.readiness());
+        .part("database", changes.readiness())
+        .part("limits", durable.readiness());
     let stop_health = CancellationToken::new();
     let health = tokio::spawn(health.serve(stop_health.clone()));
 
@@ -40,6 +53,7 @@ async fn main() -> anyhow::Result<()> {
     tasks.spawn("http", ended(web::serve(listener, app, recording, service::http::Limits::default())));
     tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
     tasks.spawn("changes", ended(changes.listen(pool, drain())));
+    tasks.spawn("durable redis", ended(durable.watch(drain())));
 
     let outcome = tasks.finish(&shutdown).await;
     broker.close().await;

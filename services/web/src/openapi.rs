@@ -1,8 +1,10 @@
 //! The published description of the API, OpenAPI 3.1, made from the handlers.
 
 use axum::Json;
-use utoipa::openapi::OpenApi as Description;
+use utoipa::openapi::header::HeaderBuilder;
+use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::{ContentBuilder, OpenApi as Description, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
 use crate::routes::{events, index, jobs, reports, schedules};
@@ -11,7 +13,8 @@ use crate::routes::{events, index, jobs, reports, schedules};
 #[openapi(
     info(
         title = "Postroom",
-        description = "Takes slow work, answers at once, shows how far it is. Every error is an RFC 9457 problem.",
+        description = "Takes slow work, answers at once, shows how far it is. Every error is an RFC 9457 problem. Every answer of a \
+            route says in RateLimit-Policy and RateLimit (draft-ietf-httpapi-ratelimit-headers-11) how its caller stands.",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0")
     ),
     paths(
@@ -27,7 +30,7 @@ use crate::routes::{events, index, jobs, reports, schedules};
         schedules::show,
         schedules::remove,
     ),
-    modifiers(&Token)
+    modifiers(&Token, &Limited)
 )]
 struct Api;
 
@@ -38,6 +41,38 @@ impl Modify for Token {
     fn modify(&self, description: &mut Description) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         description.components.get_or_insert_default().add_security_scheme("token", scheme);
+    }
+}
+
+/// What every route answers to whoever asks too often.
+struct Limited;
+
+impl Limited {
+    fn answer() -> Response {
+        let of = |kind, description: &str| {
+            let schema = ObjectBuilder::new().schema_type(SchemaType::new(kind));
+            HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+        };
+        let problem = ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))).build();
+        ResponseBuilder::new()
+            .description("Too much was asked for by this caller or from this address; nothing was done")
+            .content("application/problem+json", problem)
+            .header("Retry-After", of(Type::Integer, "Seconds until it is possible"))
+            .header("RateLimit-Policy", of(Type::String, "The limits that hold"))
+            .header("RateLimit", of(Type::String, "What is left of them, and when all is back"))
+            .build()
+    }
+}
+
+impl Modify for Limited {
+    fn modify(&self, description: &mut Description) {
+        let operations = |path: &mut PathItem| {
+            let methods = [&mut path.get, &mut path.post, &mut path.put, &mut path.delete, &mut path.patch];
+            for operation in methods.into_iter().flatten() {
+                operation.responses.responses.insert("429".to_owned(), RefOr::T(Self::answer()));
+            }
+        };
+        description.paths.paths.values_mut().for_each(operations);
     }
 }
 

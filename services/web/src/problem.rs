@@ -11,6 +11,8 @@ use store::{DatabaseError, FilesError};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use crate::rate_limits::TooMany;
+
 /// Why a request was not done.
 #[derive(Debug)]
 pub(crate) enum Problem {
@@ -68,6 +70,8 @@ pub(crate) enum Problem {
     FilesUnavailable(FilesError),
     /// The job has ended already.
     JobFinal(JobState),
+    /// The caller, the account or the address has asked too often.
+    TooMany(TooMany),
     /// The caller has as many schedules as it may have.
     TooManySchedules(usize),
     /// As many streams are open as may be.
@@ -151,6 +155,7 @@ impl Problem {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be reached at the moment")
             }
             Self::JobFinal(_) => ("job-final", StatusCode::CONFLICT, "The job has ended already"),
+            Self::TooMany(_) => ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too much was asked for"),
             Self::TooManySchedules(_) => {
                 ("too-many-schedules", StatusCode::CONFLICT, "There are as many schedules as there may be")
             }
@@ -193,6 +198,7 @@ impl Problem {
                 "try again".to_owned()
             }
             Self::JobFinal(state) => format!("it is {}", state.as_str()),
+            Self::TooMany(_) => "nothing was done; Retry-After says when to try again".to_owned(),
             Self::TooManySchedules(most) => format!("delete one of the {most} first"),
             Self::TooManyStreams => "try again, or ask without a stream".to_owned(),
             Self::Late => "what was asked for may have been done all the same".to_owned(),
@@ -200,10 +206,11 @@ impl Problem {
         }
     }
 
-    /// After how many seconds to try again. Every 503 says so.
+    /// After how many seconds to try again. Every 429 and 503 says so.
     fn retry_after(&self) -> Option<u64> {
         match self {
             Self::NoQueue(_) => Some(60),
+            Self::TooMany(too_many) => Some(too_many.retry_after_seconds()),
             Self::QueueFull(_) | Self::QueueNearlyFull => Some(30),
             _ if self.kind().1 == StatusCode::SERVICE_UNAVAILABLE => Some(5),
             _ => None,
@@ -244,6 +251,12 @@ impl From<DatabaseError> for Problem {
     }
 }
 
+impl From<TooMany> for Problem {
+    fn from(too_many: TooMany) -> Self {
+        Self::TooMany(too_many)
+    }
+}
+
 impl From<FilesError> for Problem {
     fn from(error: FilesError) -> Self {
         if error.is_transient() { Self::FilesUnavailable(error) } else { Self::Internal(error.into()) }
@@ -277,6 +290,7 @@ impl IntoResponse for Problem {
                 };
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
+            Self::TooMany(too_many) => too_many.tell(headers),
             Self::NotJson => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),
             Self::Compressed => _ = headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity")),
             // What is still to come of the body is not waited for.

@@ -14,23 +14,31 @@ use axum::routing::{MethodRouter, delete, get, post};
 use uuid::Uuid;
 
 use crate::problem::Problem;
-use crate::{App, Limits, edge, openapi};
+use crate::{App, Limits, edge, openapi, rate_limits};
+
+/// What a request costs its caller (see [`crate::rate_limits`]).
+const REQUEST: u32 = 1;
+/// What one costs that makes work for others.
+const WORK: u32 = 10;
+
+/// A path with what it answers, and what that costs.
+type Row = (&'static str, Vec<(u32, MethodRouter<App>)>);
 
 /// Every path with what it answers.
-fn table(limits: &Limits) -> Vec<(&'static str, MethodRouter<App>)> {
+fn table(limits: &Limits) -> Vec<Row> {
     let within = |limit| from_fn_with_state(limit, edge::answer_within);
-    let soon = within(limits.answer);
+    let soon = |methods: MethodRouter<App>| methods.layer(within(limits.answer));
     // `Prefer: wait` may make it the longest of all.
     let show_job = get(jobs::show).layer(within(limits.answer + limits.longest_wait));
     vec![
-        ("/", get(index::index).layer(soon.clone())),
-        ("/openapi.json", get(openapi::serve).layer(soon.clone())),
-        ("/v1/reports", post(reports::request_report).layer(soon.clone())),
-        ("/v1/reports/{id}/pdf", get(reports::download).layer(soon.clone())),
-        ("/v1/jobs/{id}", show_job.merge(delete(jobs::cancel).layer(soon.clone()))),
-        ("/v1/jobs/{id}/events", get(events::stream).layer(soon.clone())),
-        ("/v1/schedules", get(schedules::list).post(schedules::create).layer(soon.clone())),
-        ("/v1/schedules/{id}", get(schedules::show).delete(schedules::remove).layer(soon)),
+        ("/", vec![(REQUEST, soon(get(index::index)))]),
+        ("/openapi.json", vec![(REQUEST, soon(get(openapi::serve)))]),
+        ("/v1/reports", vec![(WORK, soon(post(reports::request_report)))]),
+        ("/v1/reports/{id}/pdf", vec![(REQUEST, soon(get(reports::download)))]),
+        ("/v1/jobs/{id}", vec![(REQUEST, show_job), (REQUEST, soon(delete(jobs::cancel)))]),
+        ("/v1/jobs/{id}/events", vec![(REQUEST, soon(get(events::stream)))]),
+        ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
+        ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
     ]
 }
 
@@ -42,8 +50,13 @@ pub fn paths() -> Vec<&'static str> {
 
 /// The whole API.
 pub(crate) fn router(app: App) -> Router {
-    let table = table(&app.limits);
-    let routes = table.into_iter().fold(Router::new(), |router, (path, methods)| router.route(path, methods));
+    let charged = |(cost, methods): (u32, MethodRouter<App>)| {
+        methods.route_layer(from_fn_with_state((app.clone(), cost), rate_limits::charge))
+    };
+    let routes = table(&app.limits).into_iter().fold(Router::new(), |router, (path, methods)| {
+        let methods = methods.into_iter().map(charged).fold(MethodRouter::new(), MethodRouter::merge);
+        router.route(path, methods)
+    });
     let routes =
         routes.fallback(async || Problem::UnknownRoute).method_not_allowed_fallback(async || Problem::MethodNotAllowed);
     edge::around(routes.with_state(app))

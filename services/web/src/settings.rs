@@ -3,12 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use cache::RedisSettings;
 use pipeline::BrokerSettings;
 use pipeline::jobs::{EmailAddress, PersonName};
 use secrecy::SecretString;
 use serde::Deserialize;
 use service::{HealthSettings, LogSettings, ShutdownSettings};
 use store::{DatabaseSettings, FilesSettings, LinkSettings};
+
+use crate::client_address::TrustedProxies;
 
 /// The documented defaults.
 pub const DEFAULTS: &str = include_str!("../defaults.toml");
@@ -25,6 +28,10 @@ pub struct Settings {
     pub shutdown: ShutdownSettings,
     /// Where the API is served.
     pub http: HttpSettings,
+    /// How much a caller may ask for.
+    pub limits: LimitSettings,
+    /// Where Redis is.
+    pub redis: RedisServers,
     /// Where the broker is.
     pub broker: BrokerSettings,
     /// Where the database is.
@@ -44,6 +51,24 @@ pub struct Settings {
 pub struct HttpSettings {
     /// Address and port.
     pub listen: SocketAddr,
+    /// Whose word is taken for who the client is.
+    pub trusted_proxies: TrustedProxies,
+}
+
+/// How much a caller may ask for.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitSettings {
+    /// In a minute, and at once: a request counts as 1, one that makes work as 10.
+    pub requests_per_minute: u32,
+}
+
+/// The servers of Redis, by what they are for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisServers {
+    /// What lasts.
+    pub durable: RedisSettings,
 }
 
 /// One caller.

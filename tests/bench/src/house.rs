@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct House {
     rabbitmq: String,
     postgres: String,
+    redis_durable: String,
     redis_everysec: String,
     redis_memory: String,
     /// Logs, and what peers install.
@@ -37,6 +38,7 @@ impl House {
         Ok(Self {
             rabbitmq: variable("BENCH_RABBITMQ")?,
             postgres,
+            redis_durable: variable("BENCH_REDIS_DURABLE")?,
             redis_everysec: variable("BENCH_REDIS_EVERYSEC")?,
             redis_memory: variable("BENCH_REDIS_MEMORY")?,
             folder: variable("BENCH_FOLDER")?.into(),
@@ -75,6 +77,13 @@ impl House {
         format!("amqp://{user}:{}@{}:5672/postroom", backing::broker_password(user), self.rabbitmq)
     }
 
+    /// The product's own, which keeps its limits.
+    pub(crate) fn durable_redis_url(&self) -> String {
+        let password = backing::composed("POSTROOM_REDIS_PASSWORD_DURABLE");
+        format!("redis://postroom:{password}@{}:6379", self.redis_durable)
+    }
+
+    /// Where BullMQ keeps its jobs.
     pub(crate) fn redis_url(&self, everysec: bool) -> String {
         format!("redis://{}:6379", if everysec { &self.redis_everysec } else { &self.redis_memory })
     }

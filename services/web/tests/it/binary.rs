@@ -18,6 +18,7 @@ fn program() -> Command {
     let settings = [
         ("BROKER__URL", "amqp://a:b@127.0.0.1:1/none"),
         ("DATABASE__URL", "postgres://a:b@127.0.0.1:1/none"),
+        ("REDIS__DURABLE__URL", "redis://a:b@127.0.0.1:1"),
         ("HTTP__LISTEN", "127.0.0.1:0"),
         ("HEALTH__LISTEN", "127.0.0.1:0"),
         ("LINKS__SECRET", "a secret of at least 32 bytes ..."),
@@ -53,12 +54,16 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
         .env("POSTROOM__BROKER__URL", vhost.url("web"))
         .env("POSTROOM__DATABASE__URL", database.url())
         .env("POSTROOM__FILES__URL", folder.url())
+        .env("POSTROOM__REDIS__DURABLE__URL", backing::redis_url("durable"))
+        .env("POSTROOM__REDIS__DURABLE__PREFIX", format!("test-{}", uuid::Uuid::new_v4().simple()))
         .env("POSTROOM__HTTP__LISTEN", http.to_string())
         .env("POSTROOM__HEALTH__LISTEN", health.to_string())
         .spawn()
         .unwrap();
     let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-    for (name, state) in [("publishing", "connected"), ("tracking", "consuming"), ("database", "listening")] {
+    let parts =
+        [("publishing", "connected"), ("tracking", "consuming"), ("database", "listening"), ("limits", "connected")];
+    for (name, state) in parts {
         wait(name, async || part(&client, health, name).await.as_deref() == Some(state)).await;
     }
 
@@ -105,6 +110,9 @@ async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
         ("POSTROOM__LINKS__SECRET", "short", "links.secret"),
         ("POSTROOM__HTTP__LISTEN", "8080", "POSTROOM__HTTP__LISTEN"),
         ("POSTROOM__DATABASE__URL", "not-a-url", "database.url"),
+        ("POSTROOM__REDIS__DURABLE__URL", "not-a-url", "redis.durable"),
+        ("POSTROOM__HTTP__TRUSTED_PROXIES", "10.0.0.1,a-proxy", "POSTROOM__HTTP__TRUSTED_PROXIES"),
+        ("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "0", "limits.requests_per_minute"),
     ];
     for (name, value, told) in rows {
         let folder = backing::Directory::new();

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use backing::{Database, Directory, Vhost};
+use cache::{Redis, RedisSettings, Role};
 use chrono::Utc;
 use pipeline::{Broker, BrokerState, topology};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
@@ -18,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use web::{App, CallerSettings, Callers, Changes, Limits, Tracker};
+use web::{App, CallerSettings, Callers, Changes, LimitSettings, Limits, RateLimits, Tracker};
 
 pub(crate) const ALICE: &str = "token-of-alice-0123456789";
 pub(crate) const BOB: &str = "token-of-bob-0123456789-";
@@ -29,6 +30,10 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 pub(crate) struct Behind {
     pub(crate) broker_url: String,
     pub(crate) database_url: String,
+    pub(crate) redis: RedisSettings,
+    /// So much that only tests of limits meet one.
+    pub(crate) requests_per_minute: u32,
+    pub(crate) trusted_proxies: &'static str,
     pub(crate) limits: Limits,
     pub(crate) http: http::Limits,
     /// Whether it hears the database's notices.
@@ -40,11 +45,14 @@ pub(crate) struct Behind {
 }
 
 impl Behind {
-    /// Neither broker nor database: their ports are closed.
+    /// Neither broker nor database nor Redis: their ports are closed.
     pub(crate) fn nothing() -> Self {
         Self {
             broker_url: format!("amqp://a:b@{}/none", closed_port()),
             database_url: format!("postgres://a:b@{}/none", closed_port()),
+            redis: RedisSettings { url: format!("redis://{}", closed_port()).into(), prefix: "test".to_owned() },
+            requests_per_minute: 1_000_000,
+            trusted_proxies: "",
             limits: Limits::default(),
             http: http::Limits::default(),
             listens: false,
@@ -102,6 +110,10 @@ impl Web {
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
+        let redis = Redis::new(&behind.redis, Role::Durable).unwrap();
+        let settings = LimitSettings { requests_per_minute: behind.requests_per_minute };
+        let proxies = behind.trusted_proxies.to_owned().try_into().unwrap();
+        let rate_limits = RateLimits::new(redis.clone(), &settings, proxies).unwrap();
         let (changes, drain) = (Changes::default(), CancellationToken::new());
         let (app, recording) = App::new(
             &broker,
@@ -110,6 +122,7 @@ impl Web {
             links.clone(),
             callers(),
             changes.clone(),
+            rate_limits,
             behind.limits,
             drain.clone(),
         );
@@ -117,6 +130,7 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.clone().watch_broker());
+        tasks.spawn(redis.watch(drain.clone()));
         tasks.spawn(web::serve(listener, app.clone(), recording, behind.http));
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
@@ -204,6 +218,12 @@ fn callers() -> Callers {
     Callers::new(&callers).unwrap()
 }
 
+/// The durable Redis, with keys of one test.
+pub(crate) fn own_redis() -> RedisSettings {
+    let prefix = format!("test-{}", Uuid::new_v4().simple());
+    RedisSettings { url: backing::redis_url("durable").into(), prefix }
+}
+
 /// Where nothing listens.
 pub(crate) fn closed_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
@@ -249,7 +269,7 @@ pub(crate) async fn problem(response: Response, status: u16, kind: &str) -> Valu
     assert_eq!(response.headers()["content-type"], "application/problem+json");
     assert_eq!(response.headers()["x-content-type-options"], "nosniff");
     assert_eq!(response.headers()["cache-control"], "no-store");
-    assert_eq!(response.headers().contains_key("retry-after"), status == 503);
+    assert_eq!(response.headers().contains_key("retry-after"), matches!(status, 429 | 503));
     let given = response.status();
     let body: Value = response.json().await.unwrap();
     assert_eq!(

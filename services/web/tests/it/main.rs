@@ -1,4 +1,5 @@
-//! The API over real connections, against a real RabbitMQ and PostgreSQL: `compose/up rabbitmq postgres` starts them.
+//! The API over real connections, against a real RabbitMQ, PostgreSQL and Redis: `compose/up rabbitmq postgres redis-durable`
+//! starts them.
 #![expect(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in tests, and does not see that these are their helpers"
@@ -15,6 +16,7 @@ mod idempotency;
 mod limits;
 mod openapi;
 mod outbox;
+mod rate_limits;
 mod schedules;
 mod status;
 mod stream;

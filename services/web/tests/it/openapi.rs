@@ -39,6 +39,7 @@ async fn what_can_go_wrong_is_described_too() {
             let open = operation.get("security").is_none();
             let answers = operation["responses"].as_object().unwrap();
             assert_eq!(answers.contains_key("401"), !open, "{method} {path}");
+            assert!(answers.contains_key("429"), "{method} {path}");
             assert_eq!(answers.contains_key("404"), path.contains("{id}"), "{method} {path}");
             let problems = answers.iter().filter(|(status, _)| status.starts_with(['4', '5']));
             for (status, answer) in problems {
