@@ -7,7 +7,7 @@ use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use crate::routes::{events, index, jobs, reports, schedules};
+use crate::routes::{events, index, jobs, products, reports, schedules};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -25,6 +25,9 @@ use crate::routes::{events, index, jobs, reports, schedules};
         jobs::show,
         jobs::cancel,
         events::stream,
+        products::list,
+        products::top,
+        products::show,
         schedules::create,
         schedules::list,
         schedules::show,

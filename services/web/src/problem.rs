@@ -43,6 +43,8 @@ pub(crate) enum Problem {
     Malformed(String),
     /// The body is JSON, but not what is asked for here.
     Invalid(Vec<FieldError>),
+    /// The query of the address has a part that is wrong, or unknown.
+    QueryInvalid(String),
     /// The `Idempotency-Key` is none.
     KeyInvalid,
     /// The `Idempotency-Key` stands for another request.
@@ -138,6 +140,7 @@ impl Problem {
             Self::BrokerUnavailable(_) => {
                 ("broker-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Work cannot be taken at the moment")
             }
+            Self::QueryInvalid(_) => ("query-invalid", StatusCode::BAD_REQUEST, "The query has a part that is wrong"),
             Self::KeyInvalid => ("idempotency-key-invalid", StatusCode::BAD_REQUEST, "The Idempotency-Key is none"),
             Self::KeyReused => (
                 "idempotency-key-reused",
@@ -183,7 +186,7 @@ impl Problem {
             Self::BodyTooLarge(limit) => format!("a body has at most {limit} bytes here"),
             Self::NotJson => "the Content-Type must be application/json, in UTF-8".to_owned(),
             Self::Compressed => "the body must not have a Content-Encoding".to_owned(),
-            Self::Malformed(detail) => detail.clone(),
+            Self::Malformed(detail) | Self::QueryInvalid(detail) => detail.clone(),
             Self::Invalid(_) => "see errors".to_owned(),
             Self::BrokerUnavailable(_) => "nothing was started; try again".to_owned(),
             Self::KeyInvalid => "send one key of 1 to 255 characters of visible ASCII, in quotes or bare".to_owned(),

@@ -3,6 +3,7 @@
 pub(crate) mod events;
 pub(crate) mod index;
 pub(crate) mod jobs;
+pub(crate) mod products;
 pub(crate) mod reports;
 pub(crate) mod schedules;
 
@@ -37,6 +38,9 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/reports/{id}/pdf", vec![(REQUEST, soon(get(reports::download)))]),
         ("/v1/jobs/{id}", vec![(REQUEST, show_job), (REQUEST, soon(delete(jobs::cancel)))]),
         ("/v1/jobs/{id}/events", vec![(REQUEST, soon(get(events::stream)))]),
+        ("/v1/products", vec![(REQUEST, soon(get(products::list)))]),
+        ("/v1/products/top", vec![(REQUEST, soon(get(products::top)))]),
+        ("/v1/products/{id}", vec![(REQUEST, soon(get(products::show)))]),
         ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
         ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
     ]

@@ -8,6 +8,7 @@ pub mod jobs;
 pub mod links;
 pub mod notices;
 pub mod outbox;
+pub mod products;
 pub mod retention;
 pub mod sales;
 pub mod schedules;

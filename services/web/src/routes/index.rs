@@ -18,10 +18,19 @@ pub(crate) struct Index {
     /// Where reports that come again are asked for, by POST, and listed.
     #[schema(example = "/v1/schedules")]
     schedules: &'static str,
+    /// What the shop sells.
+    #[schema(example = "/v1/products")]
+    products: &'static str,
 }
 
 /// Where everything is.
 #[utoipa::path(get, path = "/", tag = "index", responses((status = 200, description = "The addresses to begin with", body = Index)))]
 pub(crate) async fn index() -> Json<Index> {
-    Json(Index { name: "postroom", description: "/openapi.json", reports: "/v1/reports", schedules: "/v1/schedules" })
+    Json(Index {
+        name: "postroom",
+        description: "/openapi.json",
+        reports: "/v1/reports",
+        schedules: "/v1/schedules",
+        products: "/v1/products",
+    })
 }

@@ -16,6 +16,7 @@ mod idempotency;
 mod limits;
 mod openapi;
 mod outbox;
+mod products;
 mod rate_limits;
 mod schedules;
 mod status;

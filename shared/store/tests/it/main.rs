@@ -11,6 +11,7 @@ mod job_races;
 mod jobs;
 mod notices;
 mod outbox;
+mod products;
 mod retention;
 mod sales;
 mod schedules;

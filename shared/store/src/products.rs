@@ -1,0 +1,95 @@
+//! What the shop sells: a product, the catalogue page by page, and what sells best.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::{FromRow, PgPool};
+use uuid::Uuid;
+
+use crate::database::{DatabaseError, call};
+
+/// What sells best is counted over so long, up to the newest order: a shop that rests keeps its list.
+pub const BEST_SELLER_WINDOW: TimeDelta = TimeDelta::days(30);
+
+/// A product.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
+pub struct Product {
+    /// Its id.
+    pub id: Uuid,
+    /// Its stock keeping unit: 3 to 32 characters of `A-Z 0-9 -`, no other product's.
+    pub sku: String,
+    /// Its name.
+    pub name: String,
+    /// Where the catalogue has it.
+    pub category: String,
+    /// What it costs, in the currency's smallest unit.
+    pub price_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
+    /// Since when it is sold.
+    pub created_at: DateTime<Utc>,
+}
+
+/// A product by how many pieces of it were sold.
+#[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
+pub struct BestSeller {
+    /// The product.
+    #[sqlx(flatten)]
+    pub product: Product,
+    /// Pieces in the window. Pieces, because orders are in several currencies.
+    pub sold: i64,
+}
+
+/// The product, if there is one.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Product>, DatabaseError> {
+    call(pool, "find the product", async |connection| {
+        sqlx::query_as("SELECT * FROM products WHERE id = $1").bind(id).fetch_optional(connection).await
+    })
+    .await
+}
+
+/// At most `limit` products in the order of their SKUs, those after `after`, which need not be there any more.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn page(pool: &PgPool, after: Option<&str>, limit: u32) -> Result<Vec<Product>, DatabaseError> {
+    call(pool, "list the products", async |connection| {
+        // Every SKU is greater than the empty text.
+        sqlx::query_as("SELECT * FROM products WHERE sku > $1 ORDER BY sku LIMIT $2")
+            .bind(after.unwrap_or_default())
+            .bind(i64::from(limit))
+            .fetch_all(connection)
+            .await
+    })
+    .await
+}
+
+/// The products of which most pieces were sold within [`BEST_SELLER_WINDOW`], the best first, at most `limit`. Cancelled orders
+/// count nowhere.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn best_sellers(pool: &PgPool, limit: u32) -> Result<Vec<BestSeller>, DatabaseError> {
+    call(pool, "list the best sellers", async |connection| {
+        sqlx::query_as(
+            "SELECT products.*, sold
+             FROM (
+                 SELECT product_id, sum(quantity)::bigint AS sold
+                 FROM orders JOIN order_items ON order_id = id
+                 WHERE status <> 'cancelled'
+                   AND placed_at > (SELECT max(placed_at) FROM orders WHERE status <> 'cancelled') - make_interval(hours => $1)
+                 GROUP BY product_id
+             ) AS sales
+             JOIN products ON products.id = product_id
+             ORDER BY sold DESC, sku
+             LIMIT $2",
+        )
+        .bind(i32::try_from(BEST_SELLER_WINDOW.num_hours()).unwrap_or(i32::MAX))
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await
+    })
+    .await
+}
