@@ -1,6 +1,7 @@
 //! What is kept: the PostgreSQL schema and every query on it, stored files, and signed links to them.
 //! It knows neither the broker nor HTTP; who asks passes plain values and gets plain values.
 
+pub mod accounts;
 pub mod database;
 pub mod files;
 pub mod idempotency;
@@ -13,6 +14,7 @@ pub mod retention;
 pub mod sales;
 pub mod schedules;
 pub mod sent_mails;
+pub mod tokens;
 
 pub use database::{DatabaseError, DatabaseSettings, MIGRATOR, connect};
 pub use files::{Files, FilesError, FilesSettings};

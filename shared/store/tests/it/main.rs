@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod accounts;
 mod cancel;
 mod database;
 mod idempotency;
@@ -17,6 +18,7 @@ mod sales;
 mod schedules;
 mod schema;
 mod sent_mails;
+mod tokens;
 
 use store::{DatabaseSettings, MIGRATOR, PgPool};
 

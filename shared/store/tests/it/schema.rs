@@ -28,6 +28,10 @@ const SCHEDULE: &str = "INSERT INTO schedules (id, owner, kind, name, cron, time
 const FIRING: &str = "INSERT INTO schedule_firings (schedule_id, due_at, outcome, job_id) VALUES
     ('00000000-0000-0000-0000-0000000000aa', '2026-01-01Z', 'fired', '00000000-0000-0000-0000-00000000000d')";
 
+const TOKEN: &str = "INSERT INTO api_tokens (id, user_id, name, digest, scopes, expires_at) VALUES
+    ('00000000-0000-0000-0000-0000000000ab', '00000000-0000-0000-0000-00000000000a', 'a machine', decode(repeat('00', 32), 'hex'),
+     '{jobs:read}', now() + interval '1 day')";
+
 async fn run(pool: &PgPool, statement: &str) -> Result<(), sqlx::Error> {
     sqlx::query(AssertSqlSafe(statement)).execute(pool).await.map(|_| ())
 }
@@ -36,7 +40,7 @@ async fn run(pool: &PgPool, statement: &str) -> Result<(), sqlx::Error> {
 async fn rows_that_cannot_be_true_are_refused() {
     let store = TestStore::create().await;
     // Each statement in its good form, and what makes it a bad one. Good ones stay, so that later rows can refer to them.
-    let cases: [(&str, &[(&str, &str)]); 10] = [
+    let cases: [(&str, &[(&str, &str)]); 11] = [
         (USER, &[("'Ada'", "''"), ("'ada@shop.example'", "'nowhere'"), ("'DE'", "'de'"), ("'DE'", "'D'")]),
         (PRODUCT, &[("990", "-1"), ("'EUR'", "'eur'"), ("'TEA-001'", "'tea 1'"), ("'Tea'", "''")]),
         (ORDER, &[("'paid'", "'lost'"), ("990", "-1"), ("00000a'", "00000b'"), ("'EUR'", "'€'")]),
@@ -53,6 +57,16 @@ async fn rows_that_cannot_be_true_are_refused() {
         (OUTBOX_ROW, &[(", 0)", ", -1)"), ("2026-01-01Z", "2026-01-02Z")]),
         (SCHEDULE, &[("'Mondays'", "''"), ("'alice'", "''"), ("'0 8 * * 1'", "''"), ("'UTC'", "''")]),
         (FIRING, &[("'fired'", "'lost'"), ("'fired'", "'missed'"), ("'fired'", "'failed'"), ("0000aa'", "0000ab'")]),
+        (
+            TOKEN,
+            &[
+                ("'a machine'", "''"),
+                ("32)", "31)"),
+                ("{jobs:read}", "{}"),
+                ("{jobs:read}", "{all}"),
+                ("+ interval", "- interval"),
+            ],
+        ),
     ];
     for (good, mistakes) in cases {
         for (right, wrong) in mistakes {
