@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use chrono::{DateTime, Utc};
 use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
@@ -59,17 +59,32 @@ impl Composer {
         Ok(Self { from, links, templates: Templates::new().context("read the templates")? })
     }
 
-    /// The mail of the job `id`, dated `now`.
+    /// The mail of the job `id`, dated `now`; `report` is the one that it is about, if it is about one.
     ///
     /// Its date is that of the attempt, not that of the job: after an outage, or replayed by an operator, a mail with
     /// the old date would sink in the inbox, count as spam, and bring a link that no longer works. What tells a mail
     /// sent twice from two mails is the `Message-ID`.
     ///
     /// # Errors
-    /// A template fails, or the relay's protocol cannot express an address. Another attempt would fail too.
-    pub fn compose(&self, id: Uuid, job: &SendEmail, report: StoredReport, now: DateTime<Utc>) -> anyhow::Result<Mail> {
-        let Message::ReportReady(ready) = &job.message;
-        let texts = self.texts(&job.to.name, ready, &report, now)?;
+    /// A template fails, the relay's protocol cannot express an address, or a mail about a report comes without one. Another attempt would fail
+    /// too.
+    pub fn compose(
+        &self,
+        id: Uuid,
+        job: &SendEmail,
+        report: Option<StoredReport>,
+        now: DateTime<Utc>,
+    ) -> anyhow::Result<Mail> {
+        let name = &job.to.name;
+        let (texts, file) = match (&job.message, report) {
+            (Message::ReportReady(ready), Some(report)) => {
+                let texts = self.report_ready(name, ready, &report, now)?;
+                (texts, report.content.map(|content| (&ready.file, content)))
+            }
+            (Message::ReportReady(_), None) => bail!("there is no report to tell of"),
+            (Message::Welcome, _) => (self.to_person("welcome", name)?, None),
+            (Message::AddressTaken, _) => (self.to_person("address-taken", name)?, None),
+        };
         let domain = self.from.address.as_str().rsplit('@').next().unwrap_or_default();
         let message_id = format!("<{id}@{domain}>");
         let to = mailbox(&job.to.name, &job.to.address).context("address the mail")?;
@@ -77,12 +92,12 @@ impl Composer {
         let envelope =
             Envelope::new(Some(from.email.clone()), vec![to.email.clone()]).context("address the envelope")?;
         let alternative = MultiPart::alternative_plain_html(texts.text, texts.html);
-        let body = match report.content {
+        let body = match file {
             None => alternative,
-            Some(content) => {
-                let name = Line::file_name(&ready.file.name).to_string();
+            Some((file, content)) => {
+                let name = Line::file_name(&file.name).to_string();
                 // lettre encodes bytes as base64, whatever they are.
-                let content_type = media_type(&ready.file.content_type)?;
+                let content_type = media_type(&file.content_type)?;
                 MultiPart::mixed().multipart(alternative).singlepart(Attachment::new(name).body(content, content_type))
             }
         };
@@ -99,7 +114,13 @@ impl Composer {
         Ok(Mail { message_id, envelope, content: message.formatted() })
     }
 
-    fn texts(
+    /// A mail that says nothing but whom it is for.
+    fn to_person(&self, template: &'static str, name: &PersonName) -> anyhow::Result<Texts> {
+        let values = context! { name => Line::new(name.as_str()).as_str() };
+        self.templates.render(template, values).with_context(|| format!("render the template \"{template}\""))
+    }
+
+    fn report_ready(
         &self,
         name: &PersonName,
         ready: &ReportReady,

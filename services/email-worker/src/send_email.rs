@@ -127,9 +127,13 @@ impl SendEmailHandler {
     }
 
     async fn make(&self, id: Uuid, job: &SendEmail) -> Result<Mail, Failure> {
-        let Message::ReportReady(ready) = &job.message;
-        let reading = timeout(self.desk.deadlines.read, self.read(&ready.file)).await;
-        let report = reading.or_retry("read the report's file")??;
+        let report = match &job.message {
+            Message::ReportReady(ready) => {
+                let reading = timeout(self.desk.deadlines.read, self.read(&ready.file)).await;
+                Some(reading.or_retry("read the report's file")??)
+            }
+            Message::Welcome | Message::AddressTaken => None,
+        };
         let made = self.composer.compose(id, job, report, Utc::now());
         made.map_err(|error| Failure::reject(format!("{error:#}")))
     }

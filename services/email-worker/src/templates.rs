@@ -6,6 +6,19 @@ use minijinja::{Environment, UndefinedBehavior, Value};
 /// Steps of the template engine for one text. The longest takes about 150.
 const FUEL: u64 = 5_000;
 
+/// `<name>.subject`, `<name>.html` and `<name>.txt`.
+const TEMPLATES: [(&str, &str); 9] = [
+    ("report-ready.subject", include_str!("../templates/report-ready.subject")),
+    ("report-ready.html", include_str!("../templates/report-ready.html")),
+    ("report-ready.txt", include_str!("../templates/report-ready.txt")),
+    ("welcome.subject", include_str!("../templates/welcome.subject")),
+    ("welcome.html", include_str!("../templates/welcome.html")),
+    ("welcome.txt", include_str!("../templates/welcome.txt")),
+    ("address-taken.subject", include_str!("../templates/address-taken.subject")),
+    ("address-taken.html", include_str!("../templates/address-taken.html")),
+    ("address-taken.txt", include_str!("../templates/address-taken.txt")),
+];
+
 /// The three texts of one mail.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Texts {
@@ -17,7 +30,7 @@ pub struct Texts {
     pub text: String,
 }
 
-/// The templates there are: `<name>.subject`, `<name>.html` and `<name>.txt` in `templates/`.
+/// The templates there are.
 #[derive(Debug)]
 pub struct Templates {
     environment: Environment<'static>,
@@ -34,9 +47,9 @@ impl Templates {
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
         environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?);
-        environment.add_template("report-ready.subject", include_str!("../templates/report-ready.subject"))?;
-        environment.add_template("report-ready.html", include_str!("../templates/report-ready.html"))?;
-        environment.add_template("report-ready.txt", include_str!("../templates/report-ready.txt"))?;
+        for (name, text) in TEMPLATES {
+            environment.add_template(name, text)?;
+        }
         Ok(Self { environment })
     }
 

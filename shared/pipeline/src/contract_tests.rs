@@ -86,6 +86,9 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
     schema::<SendEmail>("email.send.schema.json");
     golden("email.send.example.json", &SendEmail { to: alice(), message: Message::ReportReady(ready) });
 
+    golden("email.send.welcome.example.json", &SendEmail { to: alice(), message: Message::Welcome });
+    golden("email.send.address-taken.example.json", &SendEmail { to: alice(), message: Message::AddressTaken });
+
     schema::<Noop>("noop.run.schema.json");
     golden("noop.run.example.json", &Noop { note: "hello".to_owned() });
 

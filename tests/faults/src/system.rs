@@ -142,7 +142,7 @@ impl System {
 
     /// Deletes the reports but the one that the mails are about: the volume is small.
     pub(crate) fn clear_files(&self) {
-        let Message::ReportReady(kept) = &self.ways.mail.message;
+        let Message::ReportReady(kept) = &self.ways.mail.message else { unreachable!("the mail is about a report") };
         let kept = format!("{}.pdf", kept.report_id);
         let reports = copies_of("pdf-report");
         let find = ["find", "files/reports", "-name", "*.pdf", "-not", "-name", &kept, "-delete"];

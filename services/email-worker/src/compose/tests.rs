@@ -53,7 +53,7 @@ fn link_only() -> StoredReport {
 }
 
 fn compose(job: &SendEmail, report: StoredReport) -> Mail {
-    composer().compose(JOB, job, report, now()).unwrap()
+    composer().compose(JOB, job, Some(report), now()).unwrap()
 }
 
 fn parse(mail: &Mail) -> mail_parser::Message<'_> {
@@ -88,6 +88,24 @@ fn the_texts_of_a_mail_with_its_file() {
     insta::assert_snapshot!("subject", parsed.subject().unwrap());
     insta::assert_snapshot!("text", parsed.body_text(0).unwrap());
     insta::assert_snapshot!("html", parsed.body_html(0).unwrap());
+}
+
+#[test]
+fn the_texts_of_the_mails_about_an_account() {
+    for (name, message) in [("welcome", Message::Welcome), ("address_taken", Message::AddressTaken)] {
+        let job = SendEmail { message, ..job(ready()) };
+        let mail = composer().compose(JOB, &job, None, now()).unwrap();
+        let parsed = parse(&mail);
+        assert_eq!(field_names(&mail.content), FIELDS);
+        insta::assert_snapshot!(format!("{name}_subject"), parsed.subject().unwrap());
+        insta::assert_snapshot!(format!("{name}_text"), parsed.body_text(0).unwrap());
+        insta::assert_snapshot!(format!("{name}_html"), parsed.body_html(0).unwrap());
+    }
+}
+
+#[test]
+fn a_mail_about_a_report_is_not_made_without_it() {
+    assert!(composer().compose(JOB, &job(ready()), None, now()).is_err());
 }
 
 #[test]
@@ -134,7 +152,7 @@ fn the_headers_name_sender_reader_time_job_and_machine() {
 #[test]
 fn the_message_id_is_the_jobs_at_every_attempt_and_no_other_jobs() {
     let (composer, job) = (composer(), job(ready()));
-    let id = |id, now| composer.compose(id, &job, link_only(), now).unwrap().message_id;
+    let id = |id, now| composer.compose(id, &job, Some(link_only()), now).unwrap().message_id;
     assert_eq!(id(JOB, now()), id(JOB, now() + chrono::TimeDelta::days(30)));
     assert_ne!(id(JOB, now()), id(REPORT, now()));
 }
@@ -207,7 +225,7 @@ proptest! {
         ready.file.name = file;
         ready.file.content_type = content_type;
         let job = SendEmail { to, message: Message::ReportReady(ready) };
-        let mail = composer().compose(JOB, &job, attached(b"%PDF"), now());
+        let mail = composer().compose(JOB, &job, Some(attached(b"%PDF")), now());
         let mail = mail.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
         prop_assert_eq!(field_names(&mail.content), FIELDS);
         prop_assert_eq!(mail.envelope.to().len(), 1);

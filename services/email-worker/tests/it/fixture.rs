@@ -61,7 +61,7 @@ impl Fixture {
     }
 
     pub(crate) async fn store(&self, job: &SendEmail, content: Vec<u8>) {
-        let Message::ReportReady(ready) = &job.message;
+        let Message::ReportReady(ready) = &job.message else { unreachable!("the mail is about a report") };
         self.files.put(&ready.file.key, Bytes::from(content)).await.unwrap();
     }
 }

@@ -241,7 +241,7 @@ async fn a_report_that_is_gone_is_a_defect_and_one_that_cannot_be_read_is_not() 
     let reason = rejected(deliver(&handler, id, &job).await);
     assert!(reason.contains("is gone"), "{reason}");
 
-    let Message::ReportReady(ready) = &job.message;
+    let Message::ReportReady(ready) = &job.message else { unreachable!("the mail is about a report") };
     let path = fixture.directory.0.join(&ready.file.key);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink(&path, &path).unwrap();
@@ -259,7 +259,7 @@ async fn a_report_that_is_gone_is_a_defect_and_one_that_cannot_be_read_is_not() 
 async fn a_key_that_leads_out_of_the_store_is_rejected() {
     let (fixture, relay) = (Fixture::new().await, Relay::start([]).await);
     let mut job = fixture::job();
-    let Message::ReportReady(ready) = &mut job.message;
+    let Message::ReportReady(ready) = &mut job.message else { unreachable!("the mail is about a report") };
     ready.file.key = "../../etc/passwd".to_owned();
     rejected(deliver(&fixture.handler(at(&relay)), Uuid::new_v4(), &job).await);
     assert_eq!(relay.connections(), 0);

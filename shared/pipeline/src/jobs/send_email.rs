@@ -26,6 +26,10 @@ impl Job for SendEmail {
 pub enum Message {
     /// A report is done: a link, and the file itself when it is small enough.
     ReportReady(ReportReady),
+    /// An account was made with the address.
+    Welcome,
+    /// Somebody tried to make an account with the address, which has one.
+    AddressTaken,
 }
 
 /// What the `report-ready` mail says.
