@@ -20,7 +20,7 @@ const LONG: Duration = Duration::from_secs(20);
 
 fn mail() -> Mail {
     let report = StoredReport { bytes: 4, content: Some(b"%PDF".to_vec()) };
-    fixture::composer().compose(Uuid::new_v4(), &fixture::job(), report, chrono::Utc::now()).unwrap()
+    fixture::composer().compose(Uuid::new_v4(), &fixture::job(), Some(report), chrono::Utc::now()).unwrap()
 }
 
 async fn send(fault: Fault, deadline: Duration) -> Result<Accepted, SendError> {
@@ -147,7 +147,7 @@ async fn the_readers_address_does_not_come_back_in_an_error() {
     let answer: &'static str = Box::leak(format!("550 5.1.1 <{address}>: user unknown").into_boxed_str());
     let relay = Relay::start([Some((Stage::Recipient, Act::Answer(answer)))]).await;
     let report = StoredReport { bytes: 4, content: None };
-    let mail = fixture::composer().compose(Uuid::new_v4(), &job, report, chrono::Utc::now()).unwrap();
+    let mail = fixture::composer().compose(Uuid::new_v4(), &job, Some(report), chrono::Utc::now()).unwrap();
     let error = Mailer::new(at(&relay), LONG).send(&mail).await.unwrap_err().to_string();
     assert!(error.contains("user unknown") && !error.contains(address), "{error}");
 }
