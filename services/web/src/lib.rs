@@ -2,24 +2,30 @@
 
 mod accept;
 mod breaker;
-mod callers;
+mod caller;
 mod changes;
 mod client_address;
+mod cross_site;
 mod edge;
+mod generations;
 mod idempotency_key;
 mod openapi;
+mod passwords;
 mod problem;
 mod rate_limits;
 mod recorder;
 mod routes;
 mod serve;
+mod sessions;
 mod settings;
 mod strict_json;
+mod tokens;
 mod tracker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use cache::Redis;
 use pipeline::jobs::{Job, RenderReport};
 use pipeline::topology::Lane;
 use pipeline::{Broker, Fullness, Publisher};
@@ -28,15 +34,17 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
+use generations::Generations;
+use passwords::Passwords;
 use recorder::Recorder;
+use tokens::Tokens;
 
-pub use callers::Callers;
 pub use changes::Changes;
 pub use client_address::{InvalidProxies, TrustedProxies};
 pub use rate_limits::{RateLimits, TooMany};
 pub use routes::paths;
 pub use serve::serve;
-pub use settings::{CallerSettings, DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings};
+pub use settings::{DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings};
 pub use tracker::Tracker;
 
 /// What the handlers share.
@@ -49,7 +57,10 @@ pub struct App {
     pub(crate) pool: PgPool,
     pub(crate) files: Files,
     pub(crate) links: SignedLinks,
-    pub(crate) callers: Arc<Callers>,
+    pub(crate) redis: Redis,
+    pub(crate) generations: Generations,
+    pub(crate) tokens: Tokens,
+    pub(crate) passwords: Passwords,
     pub(crate) changes: Changes,
     pub(crate) rate_limits: RateLimits,
     pub(crate) limits: Limits,
@@ -80,6 +91,12 @@ pub struct Limits {
     pub stream_age: Duration,
     /// For the answers that have begun when the process drains; less than the grace period of a shutdown.
     pub last_wait: Duration,
+    /// For a place to hash a password in.
+    pub hashing: Duration,
+    /// After which a session that nobody uses is over.
+    pub session_idle: Duration,
+    /// After which a session is over, used or not.
+    pub session_absolute: Duration,
     /// Event streams and long polls at once; they are half of the connections that the server has.
     pub waiting: usize,
 }
@@ -96,6 +113,9 @@ impl Default for Limits {
             keep_alive: Duration::from_secs(15),
             stream_age: Duration::from_secs(600),
             last_wait: Duration::from_secs(15),
+            hashing: Duration::from_secs(2),
+            session_idle: Duration::from_secs(30 * 60),
+            session_absolute: Duration::from_secs(12 * 3600),
             waiting: 512,
         }
     }
@@ -110,24 +130,28 @@ impl App {
         pool: PgPool,
         files: Files,
         links: SignedLinks,
-        callers: Callers,
+        redis: Redis,
         changes: Changes,
         rate_limits: RateLimits,
         limits: Limits,
         drain: CancellationToken,
     ) -> (Self, impl Future<Output = ()> + Send + use<>) {
         let (recorder, recording) = Recorder::new(pool.clone(), limits.record);
+        let generations = Generations::new(redis.clone());
         let app = Self {
             publisher: broker.publisher().with_deadline(limits.publish),
             breaker: Breaker::default(),
             fullness: broker.fullness(),
             recorder,
-            pool,
             files,
             links,
-            callers: Arc::new(callers),
+            tokens: Tokens::new(redis.clone(), pool.clone(), generations.clone()),
+            passwords: Passwords::new(limits.hashing),
+            generations,
+            redis,
             changes,
             rate_limits,
+            pool,
             limits,
             waiting: Arc::new(Semaphore::new(limits.waiting)),
             drain,

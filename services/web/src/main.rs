@@ -7,7 +7,7 @@ use service::{Health, Shutdown, Tasks, telemetry};
 use store::{Files, SignedLinks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use web::{App, Callers, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
+use web::{App, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -15,13 +15,12 @@ async fn main() -> anyhow::Result<()> {
     let metrics = telemetry::start(&settings.log)?;
     let shutdown = Shutdown::on_signals(&settings.shutdown)?;
 
-    let callers = Callers::new(&settings.callers)?;
     let pool = store::connect(&settings.database).context("read the settings of the database")?;
     let files = Files::open(&settings.files).context("open the files")?;
     let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
     let broker = Broker::start(&settings.broker, "web").context("read the settings of the broker")?;
-    let durable = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of redis.durable")?;
-    let rate_limits = RateLimits::new(durable.clone(), &settings.limits, settings.http.trusted_proxies)?;
+    let redis = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of the durable redis")?;
+    let rate_limits = RateLimits::new(redis.clone(), &settings.limits, settings.http.trusted_proxies)?;
     let changes = Changes::default();
 
     let drain = || shutdown.drain.clone();
@@ -30,7 +29,7 @@ async fn main() -> anyhow::Result<()> {
         pool.clone(),
         files,
         links,
-        callers,
+        redis.clone(),
         changes.clone(),
         rate_limits,
         Limits::default(),
@@ -44,7 +43,7 @@ async fn main() -> anyhow::Result<()> {
         .part("tracking", broker.consuming_readiness())
         .part("topology", broker.topology_readiness())
         .part("database", changes.readiness())
-        .part("limits", durable.readiness());
+        .part("redis-durable", redis.readiness());
     let stop_health = CancellationToken::new();
     let health = tokio::spawn(health.serve(stop_health.clone()));
 
@@ -52,8 +51,8 @@ async fn main() -> anyhow::Result<()> {
     tasks.spawn("broker", ended(app.clone().watch_broker()));
     tasks.spawn("http", ended(web::serve(listener, app, recording, service::http::Limits::default())));
     tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
+    tasks.spawn("redis", ended(redis.watch(drain())));
     tasks.spawn("changes", ended(changes.listen(pool, drain())));
-    tasks.spawn("durable redis", ended(durable.watch(drain())));
 
     let outcome = tasks.finish(&shutdown).await;
     broker.close().await;

@@ -3,11 +3,12 @@
 use axum::Json;
 use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::schema::{ObjectBuilder, SchemaType, Type};
-use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, SecurityScheme};
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use crate::routes::{events, index, jobs, products, reports, schedules};
+use crate::routes::{accounts, events, index, jobs, products, reports, schedules, tokens};
+use crate::sessions;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -32,18 +33,30 @@ use crate::routes::{events, index, jobs, products, reports, schedules};
         schedules::list,
         schedules::show,
         schedules::remove,
+        accounts::register,
+        accounts::login,
+        accounts::logout,
+        accounts::logout_everywhere,
+        accounts::change_password,
+        accounts::set_role,
+        tokens::list,
+        tokens::create,
+        tokens::revoke,
     ),
-    modifiers(&Token, &Limited)
+    modifiers(&Credentials, &Limited)
 )]
 struct Api;
 
 /// How a caller shows who it is.
-struct Token;
+struct Credentials;
 
-impl Modify for Token {
+impl Modify for Credentials {
     fn modify(&self, description: &mut Description) {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
-        description.components.get_or_insert_default().add_security_scheme("token", scheme);
+        let components = description.components.get_or_insert_default();
+        components.add_security_scheme("token", scheme);
+        let cookie = SecurityScheme::ApiKey(ApiKey::Cookie(ApiKeyValue::new(sessions::COOKIE)));
+        components.add_security_scheme("session", cookie);
     }
 }
 

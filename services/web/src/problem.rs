@@ -6,7 +6,9 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use pipeline::PublishError;
 use serde::Serialize;
+use store::accounts::Role;
 use store::jobs::JobState;
+use store::tokens::Scope;
 use store::{DatabaseError, FilesError};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -16,11 +18,24 @@ use crate::rate_limits::TooMany;
 /// Why a request was not done.
 #[derive(Debug)]
 pub(crate) enum Problem {
-    /// No token, or (`given`) one that is nobody's.
-    Unauthenticated {
-        /// Whether the request had an `Authorization` header.
-        given: bool,
-    },
+    /// Nothing shows who calls, or what is shown is nobody's, or nobody's any more.
+    Unauthenticated(Credential),
+    /// Address or password are wrong. Which of them is not said.
+    CredentialsWrong,
+    /// A token does not reach that far.
+    ScopeMissing(Scope),
+    /// Only a person may do this, not a token.
+    SessionNeeded,
+    /// Only who has this role may.
+    RoleMissing(Role),
+    /// A browser sent it on behalf of another site.
+    CrossSite,
+    /// Neither Redis nor the database says who calls.
+    IdentityUnavailable(anyhow::Error),
+    /// As many passwords are being hashed as may be.
+    Busy,
+    /// The user has as many tokens as it may have.
+    TooManyTokens(usize),
     /// A signed link that was not made here, or not for this report.
     LinkInvalid,
     /// A signed link whose time is over.
@@ -86,6 +101,17 @@ pub(crate) enum Problem {
     Panicked,
 }
 
+/// By what a request tried to show who sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Credential {
+    /// Nothing.
+    None,
+    /// An `Authorization` header.
+    Token,
+    /// A session's cookie.
+    Session,
+}
+
 /// What is wrong with one field of a body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct FieldError {
@@ -121,7 +147,19 @@ impl Problem {
     /// Name (the end of the type), status and title.
     fn kind(&self) -> (&'static str, StatusCode, &'static str) {
         match self {
-            Self::Unauthenticated { .. } => ("unauthenticated", StatusCode::UNAUTHORIZED, "Who calls is not known"),
+            Self::Unauthenticated(_) => ("unauthenticated", StatusCode::UNAUTHORIZED, "Who calls is not known"),
+            Self::CredentialsWrong => ("credentials-wrong", StatusCode::UNAUTHORIZED, "Address or password are wrong"),
+            Self::ScopeMissing(_) => ("scope-missing", StatusCode::FORBIDDEN, "The token does not reach that far"),
+            Self::SessionNeeded => ("session-needed", StatusCode::FORBIDDEN, "A token may not do this"),
+            Self::RoleMissing(_) => ("role-missing", StatusCode::FORBIDDEN, "Others may do this"),
+            Self::CrossSite => ("cross-site", StatusCode::FORBIDDEN, "The request comes from another site"),
+            Self::IdentityUnavailable(_) => {
+                ("identity-unavailable", StatusCode::SERVICE_UNAVAILABLE, "Who calls cannot be told at the moment")
+            }
+            Self::Busy => ("busy", StatusCode::SERVICE_UNAVAILABLE, "Too many sign in at once"),
+            Self::TooManyTokens(_) => {
+                ("too-many-tokens", StatusCode::CONFLICT, "There are as many tokens as there may be")
+            }
             Self::LinkInvalid => ("link-invalid", StatusCode::FORBIDDEN, "The link is not valid"),
             Self::LinkExpired => ("link-expired", StatusCode::FORBIDDEN, "The link has expired"),
             Self::UnknownRoute | Self::NotFound(_) => ("not-found", StatusCode::NOT_FOUND, "There is nothing here"),
@@ -173,10 +211,20 @@ impl Problem {
     /// This case in words. It holds nothing of a cause that is ours.
     fn detail(&self) -> String {
         match self {
-            Self::Unauthenticated { given: false } => "send a token as \"Authorization: Bearer <token>\"".to_owned(),
-            Self::Unauthenticated { given: true } => {
-                "the Authorization header is not one bearer token of a caller".to_owned()
+            Self::Unauthenticated(Credential::None) => {
+                "sign in, or send a token as \"Authorization: Bearer <token>\"".to_owned()
             }
+            Self::Unauthenticated(Credential::Token) => {
+                "the Authorization header is not one bearer token that is good".to_owned()
+            }
+            Self::Unauthenticated(Credential::Session) => "the session is over; sign in again".to_owned(),
+            Self::CredentialsWrong => "no account has this address and this password".to_owned(),
+            Self::ScopeMissing(scope) => format!("it needs the scope {}", scope.as_str()),
+            Self::SessionNeeded => "sign in with address and password".to_owned(),
+            Self::RoleMissing(role) => format!("it needs the role {}", role.as_str()),
+            Self::CrossSite => "send it from a page of this site, or with a token".to_owned(),
+            Self::IdentityUnavailable(_) | Self::Busy => "try again".to_owned(),
+            Self::TooManyTokens(most) => format!("revoke one of the {most} first"),
             Self::LinkInvalid => "the address was changed, or is not one that this server made".to_owned(),
             Self::LinkExpired => "ask for the report with a token, or have it made again".to_owned(),
             Self::UnknownRoute => "no such address; GET /openapi.json lists those there are".to_owned(),
@@ -224,7 +272,7 @@ impl Problem {
     fn log(&self, name: &str) {
         match self {
             Self::QueueFull(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
-            Self::BrokerUnavailable(error) | Self::OutboxUnavailable(error) => {
+            Self::BrokerUnavailable(error) | Self::OutboxUnavailable(error) | Self::IdentityUnavailable(error) => {
                 tracing::warn!(problem = name, error = format!("{error:#}"), "a request failed");
             }
             Self::NoQueue(error) => tracing::error!(problem = name, error = chain(error), "a request failed"),
@@ -236,7 +284,7 @@ impl Problem {
                 tracing::warn!(problem = name, job.id = %job, error = format!("{cause:#}"), "a request failed");
             }
             Self::Internal(error) => tracing::error!(problem = name, error = format!("{error:#}"), "a request failed"),
-            Self::Late | Self::TooManyStreams => tracing::warn!(problem = name, "a request failed"),
+            Self::Late | Self::TooManyStreams | Self::Busy => tracing::warn!(problem = name, "a request failed"),
             _ => {}
         }
     }
@@ -285,13 +333,16 @@ impl IntoResponse for Problem {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         match self {
-            Self::Unauthenticated { given } => {
-                let challenge = if given {
-                    r#"Bearer realm="postroom", error="invalid_token""#
-                } else {
-                    r#"Bearer realm="postroom""#
-                };
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            Self::Unauthenticated(Credential::Token) => {
+                let challenge = HeaderValue::from_static(r#"Bearer realm="postroom", error="invalid_token""#);
+                headers.insert(WWW_AUTHENTICATE, challenge);
+            }
+            Self::Unauthenticated(_) | Self::CredentialsWrong => {
+                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(r#"Bearer realm="postroom""#));
+            }
+            Self::ScopeMissing(_) => {
+                let challenge = HeaderValue::from_static(r#"Bearer realm="postroom", error="insufficient_scope""#);
+                headers.insert(WWW_AUTHENTICATE, challenge);
             }
             Self::TooMany(too_many) => too_many.tell(headers),
             Self::NotJson => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),

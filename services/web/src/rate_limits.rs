@@ -13,7 +13,7 @@ use cache::{Charge, Limit, Limiter, Redis, Standing, Verdict};
 use sha2::{Digest, Sha256};
 
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::client_address::{ClientAddress, TrustedProxies};
 use crate::problem::Problem;
 use crate::settings::LimitSettings;

@@ -1,26 +1,30 @@
 //! The routes: one table, from which the router is built and against which the published description is checked.
 
+pub(crate) mod accounts;
 pub(crate) mod events;
 pub(crate) mod index;
 pub(crate) mod jobs;
 pub(crate) mod products;
 pub(crate) mod reports;
 pub(crate) mod schedules;
+pub(crate) mod tokens;
 
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
-use axum::routing::{MethodRouter, delete, get, post};
+use axum::middleware::{from_fn, from_fn_with_state, map_response};
+use axum::routing::{MethodRouter, delete, get, post, put};
 use uuid::Uuid;
 
 use crate::problem::Problem;
-use crate::{App, Limits, edge, openapi, rate_limits};
+use crate::{App, Limits, cross_site, edge, openapi, rate_limits, sessions};
 
 /// What a request costs its caller (see [`crate::rate_limits`]).
 const REQUEST: u32 = 1;
 /// What one costs that makes work for others.
 const WORK: u32 = 10;
+/// A name that a person can read, in characters.
+const LONGEST_NAME: usize = 200;
 
 /// A path with what it answers, and what that costs.
 type Row = (&'static str, Vec<(u32, MethodRouter<App>)>);
@@ -43,6 +47,14 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/products/{id}", vec![(REQUEST, soon(get(products::show)))]),
         ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
         ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
+        ("/v1/register", vec![(WORK, soon(post(accounts::register)))]),
+        ("/v1/login", vec![(WORK, soon(post(accounts::login)))]),
+        ("/v1/logout", vec![(REQUEST, soon(post(accounts::logout)))]),
+        ("/v1/logout/everywhere", vec![(REQUEST, soon(post(accounts::logout_everywhere)))]),
+        ("/v1/password", vec![(WORK, soon(post(accounts::change_password)))]),
+        ("/v1/users/{id}/role", vec![(REQUEST, soon(put(accounts::set_role)))]),
+        ("/v1/tokens", vec![(REQUEST, soon(get(tokens::list))), (WORK, soon(post(tokens::create)))]),
+        ("/v1/tokens/{id}", vec![(REQUEST, soon(delete(tokens::revoke)))]),
     ]
 }
 
@@ -63,10 +75,13 @@ pub(crate) fn router(app: App) -> Router {
     });
     let routes =
         routes.fallback(async || Problem::UnknownRoute).method_not_allowed_fallback(async || Problem::MethodNotAllowed);
-    edge::around(routes.with_state(app))
+    let sessions = sessions::layer(app.redis.clone(), app.limits.session_idle);
+    let routes = edge::around(routes.layer(from_fn(cross_site::refuse)).with_state(app));
+    // Outside: a session is read within the request's span, and its cookie set on whatever the answer has become.
+    routes.layer(sessions).layer(map_response(sessions::take_back_well))
 }
 
-/// The id of a job or report in a path. What is no id names nothing, and is answered so.
+/// The id of a job, report, user or token in a path. What is no id names nothing, and is answered so.
 pub(crate) struct Id(pub(crate) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {
@@ -76,4 +91,13 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound("id"))?;
         text.parse().map(Self).map_err(|_| Problem::NotFound("id"))
     }
+}
+
+/// A name that can be read, and stored.
+pub(crate) fn checked_name(name: String) -> Result<String, Problem> {
+    let name = name.trim();
+    let good = (1..=LONGEST_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
+    let problem =
+        || Problem::field("name", format!("not 1 to {LONGEST_NAME} characters, none of them a control character"));
+    if good { Ok(name.to_owned()) } else { Err(problem()) }
 }

@@ -1,12 +1,9 @@
 //! What `web` is told from outside. `defaults.toml` documents each.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use cache::RedisSettings;
 use pipeline::BrokerSettings;
-use pipeline::jobs::{EmailAddress, PersonName};
-use secrecy::SecretString;
 use serde::Deserialize;
 use service::{HealthSettings, LogSettings, ShutdownSettings};
 use store::{DatabaseSettings, FilesSettings, LinkSettings};
@@ -40,9 +37,6 @@ pub struct Settings {
     pub files: FilesSettings,
     /// How signed links are made.
     pub links: LinkSettings,
-    /// Who may use the API, by id.
-    #[serde(default)]
-    pub callers: BTreeMap<String, CallerSettings>,
 }
 
 /// Where the API is served.
@@ -67,18 +61,6 @@ pub struct LimitSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisServers {
-    /// What lasts.
+    /// Keeps what lasts: sessions, what is known of tokens, limits over all processes.
     pub durable: RedisSettings,
-}
-
-/// One caller.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CallerSettings {
-    /// What it sends as `Authorization: Bearer`; at least 20 characters, and no other caller's.
-    pub token: SecretString,
-    /// Where its mail goes. No request can name another address.
-    pub address: EmailAddress,
-    /// How its mail greets.
-    pub name: PersonName,
 }

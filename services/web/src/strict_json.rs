@@ -46,7 +46,7 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// JSON has no parameters (RFC 8259); a `charset` is commonly sent all the same, and is right when it is UTF-8.
-fn is_json(media_type: &str) -> bool {
+pub(crate) fn is_json(media_type: &str) -> bool {
     let mut parts = media_type.split(';').map(str::trim);
     let essence = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
     let utf8 = |charset: &str| charset.trim_matches('"').eq_ignore_ascii_case("utf-8");

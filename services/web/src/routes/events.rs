@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::changes::Watched;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
@@ -43,11 +43,12 @@ const RECONNECT: std::time::Duration = std::time::Duration::from_secs(1);
         (status = 200, description = "The events", body = EventView, content_type = "text/event-stream"),
         (status = 204, description = "The job is final, and there is nothing after that event"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "Too many streams are open, or what is stored cannot be read at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn stream(
     State(app): State<App>,

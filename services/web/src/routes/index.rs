@@ -21,6 +21,15 @@ pub(crate) struct Index {
     /// What the shop sells.
     #[schema(example = "/v1/products")]
     products: &'static str,
+    /// Where an account is made, by POST.
+    #[schema(example = "/v1/register")]
+    register: &'static str,
+    /// Where one signs in, by POST.
+    #[schema(example = "/v1/login")]
+    login: &'static str,
+    /// Where the tokens of one's machines are made, by POST, and listed.
+    #[schema(example = "/v1/tokens")]
+    tokens: &'static str,
 }
 
 /// Where everything is.
@@ -32,5 +41,8 @@ pub(crate) async fn index() -> Json<Index> {
         reports: "/v1/reports",
         schedules: "/v1/schedules",
         products: "/v1/products",
+        register: "/v1/register",
+        login: "/v1/login",
+        tokens: "/v1/tokens",
     })
 }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
@@ -49,11 +49,12 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
         )),
         (status = 304, description = "The job has not changed"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be read at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn show(
     State(app): State<App>,
@@ -77,7 +78,7 @@ pub(crate) async fn show(
     let text = |text: String| HeaderValue::try_from(text).map_err(|error| Problem::Internal(error.into()));
     response.headers_mut().insert(ETAG, text(etag)?);
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization"));
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Authorization, Cookie"));
     if let Some(wait) = applied {
         response.headers_mut().insert(PREFERENCE_APPLIED, text(format!("wait={}", wait.as_secs()))?);
     }

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::accept::{Accepted, accept, accepted_before};
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::idempotency_key::{OptionalKey, payload_hash};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::jobs::JobView;
@@ -153,6 +153,7 @@ fn day<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D
         (status = 400, description = "The body is no JSON, or the Idempotency-Key is none", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is not declared to be JSON", body = ProblemBody, content_type = "application/problem+json"),
@@ -162,7 +163,7 @@ fn day<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D
             After `/problems/outcome-unknown` repeat it with the same Idempotency-Key", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn request_report(
     State(app): State<App>,

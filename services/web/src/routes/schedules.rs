@@ -13,16 +13,14 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::Id;
 use crate::routes::reports::{GroupingName, ReportName};
+use crate::routes::{Id, checked_name};
 use crate::strict_json::{Object, StrictJson, optional_word, word};
 
 /// So many schedules may one caller have.
 const MOST: usize = 100;
-/// A name that a person can read, in characters.
-const LONGEST_NAME: usize = 200;
 /// How many of the latest due times are shown.
 const FIRINGS: u32 = 20;
 
@@ -158,6 +156,7 @@ pub(crate) struct Schedules {
         (status = 201, description = "Made", body = ScheduleView, headers(("Location" = String, description = "The schedule"))),
         (status = 400, description = "The body is no JSON", body = ProblemBody, content_type = "application/problem+json"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The caller has 100 schedules already", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
@@ -167,7 +166,7 @@ pub(crate) struct Schedules {
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn create(
     State(app): State<App>,
@@ -207,10 +206,11 @@ pub(crate) async fn create(
     responses(
         (status = 200, description = "The schedules, the oldest first", body = Schedules),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<Schedules>, Problem> {
     let schedules = store::schedules::list(&app.pool, caller.id()).await?;
@@ -227,12 +227,13 @@ pub(crate) async fn list(State(app): State<App>, caller: Caller) -> Result<Json<
     responses(
         (status = 200, description = "The schedule", body = ScheduleHistory),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such schedule, or not the caller's", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn show(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json<ScheduleHistory>, Problem> {
     let schedule = store::schedules::find(&app.pool, id, caller.id()).await?.ok_or(Problem::NotFound("schedule"))?;
@@ -250,25 +251,17 @@ pub(crate) async fn show(State(app): State<App>, caller: Caller, Id(id): Id) -> 
     responses(
         (status = 204, description = "It is due no more"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such schedule, or not the caller's", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn remove(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<StatusCode, Problem> {
     let removed = store::schedules::delete(&app.pool, id, caller.id()).await?;
     if removed { Ok(StatusCode::NO_CONTENT) } else { Err(Problem::NotFound("schedule")) }
-}
-
-/// A name that can be read, and stored.
-fn checked_name(name: String) -> Result<String, Problem> {
-    let name = name.trim();
-    let good = (1..=LONGEST_NAME).contains(&name.chars().count()) && !name.chars().any(char::is_control);
-    let problem =
-        || Problem::field("name", format!("not 1 to {LONGEST_NAME} characters, none of them a control character"));
-    if good { Ok(name.to_owned()) } else { Err(problem()) }
 }
 
 impl ScheduleView {

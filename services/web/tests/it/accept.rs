@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::harness::{ALICE, BOB, Behind, Web, database, finish_tracked, november, problem, vhost, wait};
+use crate::harness::{ALICE, ALICE_ID, BOB, Behind, Web, database, finish_tracked, november, problem, vhost, wait};
 
 #[tokio::test]
 async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
@@ -33,7 +33,7 @@ async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
     assert_eq!(properties.kind().as_ref().unwrap().as_str(), "report.render");
     assert_eq!(*properties.delivery_mode(), Some(2));
     let owner = properties.headers().as_ref().unwrap().inner()["owner"].as_long_string().unwrap().to_string();
-    assert_eq!(owner, "alice");
+    assert_eq!(owner, ALICE_ID.to_string());
     let payload: Value = serde_json::from_slice(&message.data).unwrap();
     assert_eq!(
         payload,
@@ -45,7 +45,7 @@ async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
     let event = vhost.take("tracker.lifecycle").await;
     let event: Value = serde_json::from_slice(&event.data).unwrap();
     assert_eq!(event["type"], "job.queued");
-    assert_eq!(event["job"], json!({"id": id, "kind": "report.render", "owner": "alice"}));
+    assert_eq!(event["job"], json!({"id": id, "kind": "report.render", "owner": ALICE_ID}));
     assert_eq!(event["at"], body["created_at"]);
     web.stop().await;
     vhost.finish(&[]).await;
@@ -243,8 +243,8 @@ async fn a_body_that_hides_its_length_is_stopped_at_the_limit() {
 
 #[tokio::test]
 async fn who_is_not_known_is_told_so_before_anything_else() {
-    let vhost = vhost().await;
-    let web = Web::start_connected(Behind::broker(&vhost)).await;
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
     let id = Uuid::now_v7();
     for path in [
         "/v1/reports".to_owned(),
@@ -259,7 +259,7 @@ async fn who_is_not_known_is_told_so_before_anything_else() {
         let none = request().send().await.unwrap();
         assert_eq!(none.headers()["www-authenticate"], "Bearer realm=\"postroom\"");
         problem(none, 401, "unauthenticated").await;
-        for wrong in [&ALICE[1..], "", &format!("{ALICE}x"), &BOB.to_uppercase()] {
+        for wrong in [&ALICE[1..], "", &format!("{ALICE}x"), &BOB.to_uppercase(), &ALICE.repeat(6)] {
             let refused = request().bearer_auth(wrong).send().await.unwrap();
             assert_eq!(refused.headers()["www-authenticate"], "Bearer realm=\"postroom\", error=\"invalid_token\"");
             problem(refused, 401, "unauthenticated").await;

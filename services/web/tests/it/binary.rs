@@ -5,12 +5,14 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use reqwest::{Client, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::harness::{ALICE, BOB, DEADLINE, closed_port, database, finish_tracked, november, vhost, wait};
+use crate::harness::{
+    ALICE, ALICE_ID, DEADLINE, closed_port, database, finish_tracked, november, redis, sid, vhost, wait,
+};
 
 fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_web"));
@@ -22,10 +24,11 @@ fn program() -> Command {
         ("HTTP__LISTEN", "127.0.0.1:0"),
         ("HEALTH__LISTEN", "127.0.0.1:0"),
         ("LINKS__SECRET", "a secret of at least 32 bytes ..."),
-        ("LOG__FILTER", "info,web=trace,service=trace,hyper=trace,tower_http=trace,sqlx=trace"),
-        ("CALLERS__ALICE__TOKEN", ALICE),
-        ("CALLERS__ALICE__ADDRESS", "alice.canary@shop.example"),
-        ("CALLERS__ALICE__NAME", "Alice Canary"),
+        (
+            "LOG__FILTER",
+            "info,web=trace,service=trace,hyper=trace,tower_http=trace,sqlx=trace,redis=trace,tower_sessions=trace,tower_sessions_core=trace",
+        ),
+        ("REDIS__DURABLE__URL", "redis://a:b@127.0.0.1:1"),
     ];
     for (name, value) in settings {
         command.env(format!("POSTROOM__{name}"), value);
@@ -55,21 +58,24 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
         .env("POSTROOM__DATABASE__URL", database.url())
         .env("POSTROOM__FILES__URL", folder.url())
         .env("POSTROOM__REDIS__DURABLE__URL", backing::redis_url("durable"))
-        .env("POSTROOM__REDIS__DURABLE__PREFIX", format!("test-{}", uuid::Uuid::new_v4().simple()))
+        .env("POSTROOM__REDIS__DURABLE__PREFIX", redis().prefix)
         .env("POSTROOM__HTTP__LISTEN", http.to_string())
         .env("POSTROOM__HEALTH__LISTEN", health.to_string())
         .spawn()
         .unwrap();
     let client = Client::builder().timeout(Duration::from_secs(30)).build().unwrap();
-    let parts =
-        [("publishing", "connected"), ("tracking", "consuming"), ("database", "listening"), ("limits", "connected")];
-    for (name, state) in parts {
+    for (name, state) in [
+        ("publishing", "connected"),
+        ("tracking", "consuming"),
+        ("database", "listening"),
+        ("redis-durable", "connected"),
+    ] {
         wait(name, async || part(&client, health, name).await.as_deref() == Some(state)).await;
     }
 
     let ask =
         |token: &str| client.post(format!("http://{http}/v1/reports")).bearer_auth(token).json(&november()).send();
-    assert_eq!(ask(BOB).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(ask("a-token-canary-that-is-nobodys").await.unwrap().status(), StatusCode::UNAUTHORIZED);
     let accepted = ask(ALICE).await.unwrap();
     assert_eq!(accepted.status(), StatusCode::ACCEPTED);
     let job = format!("http://{http}{}", accepted.headers()["location"].to_str().unwrap());
@@ -81,6 +87,19 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
     let link =
         format!("http://{http}/v1/reports/{}/pdf?expires=99999999999&signature=0123canary", uuid::Uuid::now_v7());
     assert_eq!(client.get(link).send().await.unwrap().status(), StatusCode::FORBIDDEN);
+    let post = |path: &str, body: Value| client.post(format!("http://{http}{path}")).json(&body);
+    let registration = json!({"name": "Ada Canary", "email": "ada.canary@shop.example", "password": "password canary", "country": "DE"});
+    for wrong in [json!({"password": "canary"}), registration.clone()] {
+        post("/v1/register", wrong).send().await.unwrap();
+    }
+    let login =
+        |password: &str| post("/v1/login", json!({"email": "ada.canary@shop.example", "password": password})).send();
+    assert_eq!(login("wrong canary").await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let sid = sid(&login("password canary").await.unwrap()).unwrap();
+    let made = post("/v1/tokens", json!({"name": "canary", "scopes": ["jobs:read"]}))
+        .header("cookie", format!("__Host-sid={sid}"));
+    let made: Value = made.send().await.unwrap().json().await.unwrap();
+    let token = made["token"].as_str().unwrap();
     let metrics = client.get(format!("http://{health}/metrics")).send().await.unwrap().text().await.unwrap();
     for line in [
         r#"http_requests_total{route="/v1/reports",status="202"} 1"#,
@@ -94,8 +113,11 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
     assert!(Command::new("kill").args(["-TERM", &id]).status().await.unwrap().success());
     let (status, log) = end(&mut child).await;
     assert!(status.success(), "{status}: {log}");
-    assert!(log.contains(r#""http.route":"/v1/reports""#) && log.contains(r#""caller.id":"alice""#), "{log}");
-    for secret in [ALICE, BOB, "canary", "Canary", "2025-11-01", "a secret of at"] {
+    assert!(
+        log.contains(r#""http.route":"/v1/reports""#) && log.contains(&format!(r#""caller.id":"{ALICE_ID}""#)),
+        "{log}"
+    );
+    for secret in [ALICE, &sid, token, "$argon2id", "canary", "Canary", "2025-11-01", "a secret of at"] {
         assert!(!log.contains(secret), "the log tells \"{secret}\": {log}");
     }
     finish_tracked(vhost, ("report.normal", 1)).await;
@@ -104,9 +126,8 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
 #[tokio::test]
 async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
     let rows = [
-        ("POSTROOM__CALLERS__ALICE__TOKEN", "short", "callers.alice.token"),
-        ("POSTROOM__CALLERS__ALICE__ADDRESS", "alice@", "POSTROOM__CALLERS__ALICE__ADDRESS"),
-        ("POSTROOM__CALLERS__ALICE__ROLE", "king", "role"),
+        ("POSTROOM__REDIS__DURABLE__URL", "not-a-url", "durable redis"),
+        ("POSTROOM__REDIS__DURABLE__PREFIXES", "two", "prefixes"),
         ("POSTROOM__LINKS__SECRET", "short", "links.secret"),
         ("POSTROOM__HTTP__LISTEN", "8080", "POSTROOM__HTTP__LISTEN"),
         ("POSTROOM__DATABASE__URL", "not-a-url", "database.url"),

@@ -5,7 +5,7 @@ use pipeline::topology::{Lane, RETURN};
 use reqwest::StatusCode;
 use serde_json::json;
 
-use crate::harness::{Behind, Web, november, problem, vhost, wait};
+use crate::harness::{Behind, Web, database, november, problem, vhost, wait};
 
 const LENGTH: u32 = 50;
 const NINE_TENTHS: u32 = 45;
@@ -57,8 +57,8 @@ async fn new_work_is_refused_from_nine_tenths_on_while_retries_find_room_and_tak
 #[tokio::test]
 async fn a_flood_against_a_full_queue_is_turned_away_without_piling_up() {
     const FLOOD: usize = 2000;
-    let vhost = vhost().await;
-    let web = Web::start_connected(Behind { queue_length: LENGTH, ..Behind::broker(&vhost) }).await;
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind { queue_length: LENGTH, ..Behind::both(&vhost, &database) }).await;
     for _ in 0..NINE_TENTHS {
         assert_eq!(web.post_report(&november()).await.status(), StatusCode::ACCEPTED);
     }

@@ -1,16 +1,16 @@
 //! The API on a port of its own, with as much behind it as a test wants.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use backing::{Database, Directory, Vhost};
 use cache::{Redis, RedisSettings, Role};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use pipeline::{Broker, BrokerState, topology};
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
 use service::http;
+use sha2::{Digest, Sha256};
 use store::jobs::{JobEvent, JobEventType, NewJob};
 use store::outbox::NewOutboxRow;
 use store::{Files, PgPool, SignedLinks};
@@ -19,10 +19,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use web::{App, CallerSettings, Callers, Changes, LimitSettings, Limits, RateLimits, Tracker};
+use web::{App, Changes, LimitSettings, Limits, RateLimits, Tracker};
 
 pub(crate) const ALICE: &str = "token-of-alice-0123456789";
 pub(crate) const BOB: &str = "token-of-bob-0123456789-";
+/// The users whose tokens these are.
+pub(crate) const ALICE_ID: Uuid = Uuid::from_u128(0x0193_5a7c_0000_7000_8000_0000_0000_000a);
+pub(crate) const BOB_ID: Uuid = Uuid::from_u128(0x0193_5a7c_0000_7000_8000_0000_0000_000b);
 /// Long enough for a loaded machine; a test that waits this long has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -45,12 +48,12 @@ pub(crate) struct Behind {
 }
 
 impl Behind {
-    /// Neither broker nor database nor Redis: their ports are closed.
+    /// Neither broker nor database: their ports are closed. Redis knows the tokens.
     pub(crate) fn nothing() -> Self {
         Self {
             broker_url: format!("amqp://a:b@{}/none", closed_port()),
             database_url: format!("postgres://a:b@{}/none", closed_port()),
-            redis: RedisSettings { url: format!("redis://{}", closed_port()).into(), prefix: "test".to_owned() },
+            redis: redis(),
             requests_per_minute: 1_000_000,
             trusted_proxies: "",
             limits: Limits::default(),
@@ -84,6 +87,22 @@ fn patient() -> Limits {
     Limits { publish: long, record: long, answer: 2 * DEADLINE, ..Limits::default() }
 }
 
+/// Of every account that a test makes.
+pub(crate) const PASSWORD: &str = "correct horse";
+
+/// Somebody who is signed in.
+pub(crate) struct Member {
+    pub(crate) sid: String,
+    pub(crate) user: Uuid,
+}
+
+/// The session that an answer sets.
+pub(crate) fn sid(response: &Response) -> Option<String> {
+    let mut cookies = response.headers().get_all("set-cookie").iter().map(|cookie| cookie.to_str().unwrap());
+    let cookie = cookies.find_map(|cookie| cookie.strip_prefix("__Host-sid="))?;
+    cookie.split(';').next().filter(|sid| !sid.is_empty()).map(str::to_owned)
+}
+
 /// A running API.
 pub(crate) struct Web {
     pub(crate) address: SocketAddr,
@@ -92,6 +111,7 @@ pub(crate) struct Web {
     pub(crate) links: SignedLinks,
     pub(crate) drain: CancellationToken,
     pub(crate) client: Client,
+    pub(crate) redis: Redis,
     app: App,
     live: Box<dyn Fn() -> bool + Send + Sync>,
     broker: Broker,
@@ -101,6 +121,7 @@ pub(crate) struct Web {
 
 impl Web {
     pub(crate) async fn start(behind: Behind) -> Self {
+        introduce(&behind.redis).await;
         let folder = Directory::new();
         let settings = json!({"url": behind.database_url, "max_connections": 5});
         let pool = store::connect(&serde_json::from_value(settings).unwrap()).unwrap();
@@ -120,7 +141,7 @@ impl Web {
             pool.clone(),
             files.clone(),
             links.clone(),
-            callers(),
+            redis.clone(),
             changes.clone(),
             rate_limits,
             behind.limits,
@@ -130,7 +151,7 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.clone().watch_broker());
-        tasks.spawn(redis.watch(drain.clone()));
+        tasks.spawn(redis.clone().watch(drain.clone()));
         tasks.spawn(web::serve(listener, app.clone(), recording, behind.http));
         if behind.tracks {
             tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
@@ -142,7 +163,7 @@ impl Web {
             wait("the database's notices are heard", async || live()).await;
         }
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
-        Self { address, pool, files, links, drain, client, app, live, broker, _folder: folder, tasks }
+        Self { address, pool, files, links, drain, client, redis, app, live, broker, _folder: folder, tasks }
     }
 
     /// The same, once it is connected to the broker.
@@ -201,27 +222,89 @@ impl Web {
         self.post("/v1/reports", body).header("idempotency-key", key).send().await.unwrap()
     }
 
+    /// Makes an account, and signs in to it; its session and its user's id.
+    pub(crate) async fn member(&self, email: &str) -> Member {
+        let body = json!({"name": "Ada", "email": email, "password": PASSWORD, "country": "DE"});
+        let registered = self.client.post(self.url("/v1/register")).json(&body).send().await.unwrap();
+        assert_eq!(registered.status(), StatusCode::ACCEPTED);
+        self.signed_in(email, PASSWORD).await
+    }
+
+    /// Signs in with a password that is right.
+    pub(crate) async fn signed_in(&self, email: &str, password: &str) -> Member {
+        let response = self.login(email, password).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let sid = sid(&response).unwrap();
+        let user: Value = response.json().await.unwrap();
+        Member { sid, user: user["id"].as_str().unwrap().parse().unwrap() }
+    }
+
+    pub(crate) async fn login(&self, email: &str, password: &str) -> Response {
+        let body = json!({"email": email, "password": password});
+        self.client.post(self.url("/v1/login")).json(&body).send().await.unwrap()
+    }
+
+    /// A request with a session's cookie.
+    pub(crate) fn with_sid(&self, method: Method, path: &str, sid: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path)).header("cookie", format!("a=b; __Host-sid={sid}"))
+    }
+
+    /// What a session that lists its tokens is answered.
+    pub(crate) async fn status_of(&self, sid: &str) -> u16 {
+        self.with_sid(Method::GET, "/v1/tokens", sid).send().await.unwrap().status().as_u16()
+    }
+
+    /// What a token that looks at its schedules is answered.
+    pub(crate) async fn status_of_token(&self, token: &str) -> u16 {
+        self.client.get(self.url("/v1/schedules")).bearer_auth(token).send().await.unwrap().status().as_u16()
+    }
+
+    /// What Redis has under a name.
+    pub(crate) async fn kept(&self, key: &str) -> Option<String> {
+        self.redis.query("look into redis", redis::cmd("GET").arg(self.redis.key(&[key]))).await.unwrap()
+    }
+
     /// Deletes as Alice.
     pub(crate) async fn delete(&self, path: &str) -> Response {
         self.client.delete(self.url(path)).bearer_auth(ALICE).send().await.unwrap()
     }
 }
 
-fn callers() -> Callers {
-    let caller = |token: &str, name: &str| CallerSettings {
-        token: token.into(),
-        address: format!("{}@shop.example", name.to_lowercase()).try_into().unwrap(),
-        name: name.to_owned().try_into().unwrap(),
-    };
-    let callers = [("alice", caller(ALICE, "Alice")), ("bob", caller(BOB, "Bob"))];
-    let callers: BTreeMap<String, CallerSettings> = callers.map(|(id, caller)| (id.to_owned(), caller)).into();
-    Callers::new(&callers).unwrap()
+/// The durable Redis, with keys of a test's own.
+pub(crate) fn redis() -> RedisSettings {
+    RedisSettings { url: backing::redis_url("durable").into(), prefix: format!("test-{}", Uuid::new_v4().simple()) }
 }
 
-/// The durable Redis, with keys of one test.
-pub(crate) fn own_redis() -> RedisSettings {
-    let prefix = format!("test-{}", Uuid::new_v4().simple());
-    RedisSettings { url: backing::redis_url("durable").into(), prefix }
+/// The name under which Redis keeps what belongs to a secret.
+pub(crate) fn secret_key(family: &str, secret: &str) -> String {
+    let digest = Sha256::digest(secret.as_bytes());
+    format!("{family}:{}", digest.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+}
+
+/// What Redis knows of a token of Alice's or Bob's, in the form that every release reads.
+pub(crate) fn entry(user: Uuid, name: &str) -> Value {
+    json!({
+        "person": {"user": user, "name": name, "address": format!("{}@shop.example", name.to_lowercase()), "role": "customer"},
+        "scopes": ["jobs:read", "jobs:write"],
+        "expires_at": Utc::now() + TimeDelta::hours(1),
+        "generation": 0,
+        "read_at": Utc::now(),
+    })
+}
+
+/// Has Redis know the tokens of Alice and Bob, so that a test needs no database for them.
+async fn introduce(settings: &RedisSettings) {
+    let direct = RedisSettings { url: backing::redis_url("durable").into(), prefix: settings.prefix.clone() };
+    for (token, user, name) in [(ALICE, ALICE_ID, "Alice"), (BOB, BOB_ID, "Bob")] {
+        keep(&direct, &secret_key("token", token), &entry(user, name).to_string()).await;
+    }
+}
+
+/// Writes a value for an hour.
+pub(crate) async fn keep(settings: &RedisSettings, key: &str, value: &str) {
+    let redis = Redis::new(settings, Role::Durable).unwrap();
+    let command = redis::cmd("SET").arg(redis.key(&[key])).arg(value).arg("EX").arg(3600).to_owned();
+    redis.query::<()>("prepare a test", &command).await.unwrap();
 }
 
 /// Where nothing listens.
@@ -242,11 +325,39 @@ pub(crate) async fn finish_tracked(vhost: Vhost, left: (&str, u32)) {
     vhost.finish(&expected).await;
 }
 
-/// A database with its tables.
+/// A user without a password.
+async fn insert_user(pool: &PgPool, id: Uuid, name: &str) {
+    sqlx::query("INSERT INTO users (id, name, email, country) VALUES ($1, $2, $3, 'DE')")
+        .bind(id)
+        .bind(name)
+        .bind(format!("{}@shop.example", name.to_lowercase()))
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// A token that is good for everything, for an hour; its id.
+pub(crate) async fn insert_token(pool: &PgPool, user: Uuid, token: &str) -> Uuid {
+    sqlx::query_scalar(
+        "INSERT INTO api_tokens (id, user_id, name, digest, scopes, expires_at)
+         VALUES (gen_random_uuid(), $1, 'a machine', $2, '{jobs:read,jobs:write}', now() + interval '1 hour') RETURNING id",
+    )
+    .bind(user)
+    .bind(Sha256::digest(token.as_bytes()).as_slice())
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
+
+/// A database with its tables, and Alice and Bob with their tokens.
 pub(crate) async fn database() -> Database {
     let database = Database::create().await;
     let pool = store::connect(&serde_json::from_value(json!({"url": database.url()})).unwrap()).unwrap();
     store::MIGRATOR.run(&pool).await.unwrap();
+    for (token, user, name) in [(ALICE, ALICE_ID, "Alice"), (BOB, BOB_ID, "Bob")] {
+        insert_user(&pool, user, name).await;
+        insert_token(&pool, user, token).await;
+    }
     pool.close().await;
     database
 }
@@ -294,7 +405,7 @@ pub(crate) struct Told {
 impl Told {
     pub(crate) async fn queued(web: &Web) -> Self {
         let id = Uuid::now_v7();
-        let job = NewJob { id, kind: "report.render".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
+        let job = NewJob { id, kind: "report.render".to_owned(), owner: ALICE_ID.to_string(), at: Utc::now() };
         let row = NewOutboxRow { message: Value::Null, due_at: None };
         store::outbox::put(&web.pool, &job, &row).await.unwrap();
         sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
@@ -313,7 +424,7 @@ impl Told {
             event_id: Uuid::now_v7(),
             job_id: self.id,
             job_kind: "report.render".to_owned(),
-            owner: Some("alice".to_owned()),
+            owner: Some(ALICE_ID.to_string()),
             event_type,
             run_id: Some(self.run),
             replays: self.place.0,

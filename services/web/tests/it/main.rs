@@ -6,6 +6,7 @@
 )]
 
 mod accept;
+mod accounts;
 mod binary;
 mod broker_faults;
 mod cancel;
@@ -19,7 +20,9 @@ mod outbox;
 mod products;
 mod rate_limits;
 mod schedules;
+mod sessions;
 mod status;
 mod stream;
+mod tokens;
 mod trace;
 mod tracking;

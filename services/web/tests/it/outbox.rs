@@ -8,7 +8,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 use web::Limits;
 
-use crate::harness::{Behind, Web, database, november, problem, vhost, wait};
+use crate::harness::{ALICE_ID, Behind, Web, database, november, problem, vhost, wait};
 
 /// What the outbox keeps to be sent.
 async fn kept(web: &Web) -> Vec<SealedJob> {
@@ -33,7 +33,10 @@ async fn while_the_broker_is_away_work_goes_to_the_outbox_and_is_shown() {
     let shown: Value = web.get(&location).await.json().await.unwrap();
     assert_eq!((&shown["id"], &shown["state"]), (&json!(id), &json!("queued")));
     let [kept] = kept(&web).await.try_into().unwrap();
-    assert_eq!((kept.kind.as_str(), kept.job.id, kept.job.owner.as_deref()), ("report.render", id, Some("alice")));
+    assert_eq!(
+        (kept.kind.as_str(), kept.job.id, kept.job.owner.as_deref()),
+        ("report.render", id, Some(ALICE_ID.to_string().as_str()))
+    );
     assert_eq!(json!(kept.job.accepted_at), shown["created_at"]);
     assert_eq!(kept.job.payload["recipient"]["address"], "alice@shop.example");
     web.stop().await;

@@ -6,7 +6,7 @@ use cache::{Redis, RedisSettings, Role};
 use reqwest::{Response, StatusCode};
 use web::{LimitSettings, RateLimits, TrustedProxies};
 
-use crate::harness::{ALICE, BOB, Behind, Web, november, own_redis, problem};
+use crate::harness::{ALICE, BOB, Behind, Web, november, problem, redis};
 
 /// So much a minute, and kept for all that have the same `redis`.
 async fn web(redis: &RedisSettings, requests_per_minute: u32, trusted_proxies: &'static str) -> Web {
@@ -33,7 +33,7 @@ fn field<'a>(response: &'a Response, name: &str) -> &'a str {
 
 #[tokio::test]
 async fn every_answer_says_how_its_caller_stands_and_work_costs_more_than_a_look() {
-    let web = web(&own_redis(), 15, "").await;
+    let web = web(&redis(), 15, "").await;
     // A unit comes back in 4 s. The first answer needs no time; what is refused then is refused for 20 s.
     let accepted = web.post_report(&november()).await;
     assert_eq!(accepted.status(), StatusCode::SERVICE_UNAVAILABLE, "there is no broker");
@@ -56,7 +56,7 @@ async fn every_answer_says_how_its_caller_stands_and_work_costs_more_than_a_look
 
 #[tokio::test]
 async fn a_limit_is_one_callers_own_and_the_same_at_every_process() {
-    let redis = own_redis();
+    let redis = crate::harness::redis();
     let (one, two) = (web(&redis, 1, "").await, web(&redis, 1, "").await);
     assert_eq!(ask(&one, Some(ALICE), None).await.status(), StatusCode::OK);
     for web in [&one, &two] {
@@ -79,7 +79,7 @@ async fn a_limit_is_one_callers_own_and_the_same_at_every_process() {
 #[tokio::test]
 async fn a_forged_address_changes_nothing_without_a_trusted_proxy() {
     for trusted in ["", "10.0.0.0/8, 127.0.0.2"] {
-        let web = web(&own_redis(), 1, trusted).await;
+        let web = web(&redis(), 1, trusted).await;
         assert_eq!(ask(&web, None, Some("198.51.100.1")).await.status(), StatusCode::OK);
         for forged in [Some("198.51.100.2"), Some("10.0.0.1"), Some("127.0.0.2"), Some("rubbish"), None] {
             problem(ask(&web, None, forged).await, 429, "too-many-requests").await;
@@ -92,7 +92,7 @@ async fn a_forged_address_changes_nothing_without_a_trusted_proxy() {
 
 #[tokio::test]
 async fn behind_a_trusted_proxy_each_client_is_counted_by_itself() {
-    let web = web(&own_redis(), 1, "127.0.0.0/8, 10.0.0.0/8").await;
+    let web = web(&redis(), 1, "127.0.0.0/8, 10.0.0.0/8").await;
     let first_of_its_own = ["198.51.100.1", "1.1.1.1, 198.51.100.2", "2001:db8:1:2::1", "2001:db8:1:3::1, 10.0.0.1"];
     for client in first_of_its_own {
         assert_eq!(ask(&web, None, Some(client)).await.status(), StatusCode::OK, "{client}");
@@ -138,7 +138,7 @@ fn address(number: u8) -> IpAddr {
 
 #[tokio::test]
 async fn tries_to_sign_in_are_limited_by_account_wherever_they_come_from() {
-    let redis = own_redis();
+    let redis = crate::harness::redis();
     let processes = [limits(&redis), limits(&redis)];
     // One comes back in a minute.
     for number in 0..10 {
@@ -154,7 +154,7 @@ async fn tries_to_sign_in_are_limited_by_account_wherever_they_come_from() {
 #[tokio::test]
 async fn tries_to_sign_in_are_limited_by_address_and_a_blocked_address_shuts_no_account() {
     // One comes back in 10 s.
-    let limits = limits(&own_redis());
+    let limits = limits(&redis());
     let guess = async |number: usize| limits.check_sign_in(&format!("{number}@shop.example"), address(1)).await;
     let mut tried = 0;
     while tried < 1000 && guess(tried).await.is_ok() {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use web::Tracker;
 
-use crate::harness::{Behind, Web, closed_port, database, finish_tracked, november, vhost, wait};
+use crate::harness::{ALICE_ID, Behind, Web, closed_port, database, finish_tracked, november, vhost, wait};
 
 /// Asks for a report; its id.
 async fn ask(web: &Web) -> Uuid {
@@ -28,7 +28,7 @@ async fn what_a_worker_tells_is_shown() {
     let worker = Broker::start(&serde_json::from_value(settings).unwrap(), "pdf-report").unwrap();
     let run = Uuid::now_v7();
     let tell = |sequence: u32, body: EventBody| {
-        let (publisher, owner) = (worker.publisher(), Some("alice".to_owned()));
+        let (publisher, owner) = (worker.publisher(), Some(ALICE_ID.to_string()));
         let job = JobReference { id, kind: "report.render".to_owned(), owner };
         let worker = "pdf-report@host:1".to_owned();
         let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence };

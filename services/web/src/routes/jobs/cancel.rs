@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{JobView, view_of};
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
@@ -28,12 +28,13 @@ use crate::routes::Id;
         (status = 200, description = "Cancelled: it had not begun", body = JobView),
         (status = 202, description = "It is told to stop", body = JobView),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The job is final", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []))
+    security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Problem> {
     if store::outbox::cancel(&app.pool, id, caller.id()).await? {

@@ -16,7 +16,7 @@ use store::files::report_key;
 use utoipa::ToSchema;
 
 use crate::App;
-use crate::callers::Caller;
+use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 use crate::routes::jobs::matches_etag;
@@ -60,7 +60,7 @@ impl FromRequestParts<App> for Reader {
     }
 }
 
-/// Fetches a report: its owner by token, anybody by a signed link such as the one in the mail.
+/// Fetches a report: its owner by session or token, anybody by a signed link such as the one in the mail.
 #[utoipa::path(
     get,
     path = "/v1/reports/{id}/pdf",
@@ -74,13 +74,13 @@ impl FromRequestParts<App> for Reader {
     responses(
         (status = 200, description = "The report", body = Pdf, content_type = "application/pdf"),
         (status = 304, description = "The same as the one with the ETag in If-None-Match"),
-        (status = 401, description = "Neither a token nor a link", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The link was changed or has expired", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "Neither session nor token nor link", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The link was changed or has expired, or the token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "Not ready, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be read at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []), ())
+    security(("token" = []), ("session" = []), ())
 )]
 pub(crate) async fn download(
     State(app): State<App>,

@@ -1,0 +1,185 @@
+//! Who calls: a person with a session, or a machine with a token of somebody's.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method};
+use pipeline::jobs::{EmailAddress, PersonName, Recipient};
+use serde::{Deserialize, Serialize};
+use store::accounts::{Account, Role};
+use store::tokens::{Scope, Scopes};
+use tower_sessions::Session;
+use uuid::Uuid;
+
+use crate::App;
+use crate::problem::{Credential, Problem};
+use crate::sessions::{self, SignedIn};
+
+/// A user, as a session or what Redis keeps of a token describes it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Person {
+    pub(crate) user: Uuid,
+    pub(crate) name: PersonName,
+    pub(crate) address: EmailAddress,
+    pub(crate) role: Role,
+}
+
+impl TryFrom<Account> for Person {
+    type Error = Problem;
+
+    fn try_from(account: Account) -> Result<Self, Problem> {
+        let Account { id, name, email, role } = account;
+        let internal = |error: pipeline::jobs::InvalidMailbox| Problem::Internal(error.into());
+        let (name, address) = (name.try_into().map_err(internal)?, email.try_into().map_err(internal)?);
+        Ok(Self { user: id, name, address, role })
+    }
+}
+
+/// Who sent a request, by session or by token. As an argument of a handler it makes the route answer 401 to everybody else, and
+/// 403 to a token that has not the scope: `jobs:read` for what only looks, `jobs:write` for everything else.
+#[derive(Clone, Debug)]
+pub(crate) struct Caller(Arc<Identity>);
+
+#[derive(Debug)]
+struct Identity {
+    id: String,
+    recipient: Recipient,
+}
+
+impl Caller {
+    /// The user's id, which owns what the caller asks for.
+    pub(crate) fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Where its mail goes.
+    pub(crate) fn recipient(&self) -> &Recipient {
+        &self.0.recipient
+    }
+}
+
+impl From<Person> for Caller {
+    fn from(person: Person) -> Self {
+        let recipient = Recipient { name: person.name, address: person.address };
+        Self(Arc::new(Identity { id: person.user.to_string(), recipient }))
+    }
+}
+
+/// A person who is signed in. A token is answered with 403: what it could do to the account, it could do to those who trust it.
+#[derive(Clone)]
+pub(crate) struct Member {
+    pub(crate) session: Session,
+    pub(crate) signed_in: SignedIn,
+}
+
+impl Member {
+    /// The user's id.
+    pub(crate) fn user(&self) -> Uuid {
+        self.signed_in.person.user
+    }
+
+    /// That the person has a role, or one that may do more.
+    pub(crate) fn must_be(&self, role: Role) -> Result<(), Problem> {
+        if self.signed_in.person.role >= role { Ok(()) } else { Err(Problem::RoleMissing(role)) }
+    }
+}
+
+/// By what a request shows who sends it. A token comes before a session: it was put there on purpose.
+#[derive(Clone)]
+enum Shown {
+    Token(Person, Scopes),
+    Session(Member),
+}
+
+async fn shown(parts: &mut Parts, app: &App) -> Result<Shown, Problem> {
+    // Once a request: its limits ask before its handler does.
+    if let Some(shown) = parts.extensions.get::<Shown>() {
+        return Ok(shown.clone());
+    }
+    let shown = if parts.headers.contains_key(AUTHORIZATION) {
+        let token = bearer(&parts.headers).ok_or(Problem::Unauthenticated(Credential::Token))?;
+        let found = app.tokens.find(token, app.patience(), app.changes.is_live()).await?;
+        let bearer = found.ok_or(Problem::Unauthenticated(Credential::Token))?;
+        Shown::Token(bearer.person, bearer.scopes)
+    } else {
+        let session = parts.extensions.get::<Session>().filter(|session| session.id().is_some());
+        let session = session.ok_or(Problem::Unauthenticated(Credential::None))?.clone();
+        let signed_in = sessions::signed_in(app, &session).await?;
+        let signed_in = signed_in.ok_or(Problem::Unauthenticated(Credential::Session))?;
+        Shown::Session(Member { session, signed_in })
+    };
+    let user = match &shown {
+        Shown::Token(person, _) => person.user,
+        Shown::Session(member) => member.user(),
+    };
+    tracing::Span::current().record("caller.id", user.to_string());
+    parts.extensions.insert(shown.clone());
+    Ok(shown)
+}
+
+impl FromRequestParts<App> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match shown(parts, app).await? {
+            Shown::Session(member) => Ok(member.signed_in.person.into()),
+            Shown::Token(person, Scopes(scopes)) => {
+                let needed = if is_safe(&parts.method) { Scope::JobsRead } else { Scope::JobsWrite };
+                if scopes.contains(&needed) { Ok(person.into()) } else { Err(Problem::ScopeMissing(needed)) }
+            }
+        }
+    }
+}
+
+impl FromRequestParts<App> for Member {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
+        match shown(parts, app).await? {
+            Shown::Session(member) => Ok(member),
+            Shown::Token(..) => Err(Problem::SessionNeeded),
+        }
+    }
+}
+
+/// Whether a request only looks (RFC 9110, 9.2.1).
+pub(crate) fn is_safe(method: &Method) -> bool {
+    [Method::GET, Method::HEAD, Method::OPTIONS, Method::TRACE].contains(method)
+}
+
+/// The token of `Authorization: Bearer <token>` (RFC 6750). The scheme's name is in either case.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let (first, None) = (values.next()?, values.next()) else {
+        return None;
+    };
+    let (scheme, token) = first.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header::AUTHORIZATION;
+    use axum::http::{HeaderMap, HeaderValue};
+
+    use super::bearer;
+
+    #[test]
+    fn the_token_is_read_from_one_bearer_header() {
+        let read = |values: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(AUTHORIZATION, HeaderValue::from_static(value));
+            }
+            bearer(&headers).map(str::to_owned)
+        };
+        assert_eq!(read(&["Bearer abc"]).as_deref(), Some("abc"));
+        assert_eq!(read(&["bearer abc"]).as_deref(), Some("abc"));
+        assert_eq!(read(&["Basic abc"]), None);
+        assert_eq!(read(&["Bearer"]), None);
+        assert_eq!(read(&["Bearer abc", "Bearer abc"]), None);
+        assert_eq!(read(&[]), None);
+    }
+}

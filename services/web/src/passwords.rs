@@ -1,0 +1,192 @@
+//! Passwords: what one is, its hash, and how many are hashed at once. A hash takes a core and 19 MiB for about 26 ms, on purpose.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher, PasswordVerifier};
+use argon2::{Algorithm, Argon2, Params, Version};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::problem::Problem;
+
+/// In characters. A longer one would be no safer, only dearer to hash.
+const LEAST: usize = 8;
+const MOST: usize = 128;
+/// What OWASP asks for at least: 19 MiB, twice over, by one thread.
+const PARAMS: Result<Params, argon2::Error> = Params::new(19_456, 2, 1, None);
+/// Nobody's. What is compared with it takes as long as anything.
+const DUMMY: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZWJvZHkncyBzYWx0IQ$b1Vqz1YhVmzN8wC3oFzSxBhXQ1nqk0lZ6m3m8VYVJ2U";
+
+/// A password that somebody chooses.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "SecretString")]
+pub(crate) struct NewPassword(SecretString);
+
+impl TryFrom<SecretString> for NewPassword {
+    type Error = String;
+
+    fn try_from(password: SecretString) -> Result<Self, String> {
+        let good = (LEAST..=MOST).contains(&password.expose_secret().chars().count());
+        good.then_some(Self(password)).ok_or_else(|| format!("a password has {LEAST} to {MOST} characters"))
+    }
+}
+
+/// A password that somebody says to have: also one from a time with other rules, but none that is only there to be hashed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "SecretString")]
+pub(crate) struct GivenPassword(SecretString);
+
+impl TryFrom<SecretString> for GivenPassword {
+    type Error = String;
+
+    fn try_from(password: SecretString) -> Result<Self, String> {
+        let good = password.expose_secret().chars().count() <= MOST;
+        good.then_some(Self(password)).ok_or_else(|| format!("a password has at most {MOST} characters"))
+    }
+}
+
+/// What became of a password that was checked.
+#[derive(Debug)]
+pub(crate) enum Checked {
+    /// It is another one, or there is none.
+    Wrong,
+    /// It is the one.
+    Right {
+        /// Its hash as one would make it today, where the one that is kept is of an older kind.
+        renewed: Option<String>,
+    },
+}
+
+/// Hashes passwords, as many at once as there are cores. Clones share the places.
+#[derive(Clone, Debug)]
+pub(crate) struct Passwords {
+    places: Arc<Semaphore>,
+    wait: Duration,
+}
+
+impl Passwords {
+    /// Whoever finds no place within `wait` is told to come back.
+    pub(crate) fn new(wait: Duration) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { places: Arc::new(Semaphore::new(cores)), wait }
+    }
+
+    /// The hash of a password, as a PHC string.
+    pub(crate) async fn hash(&self, NewPassword(password): NewPassword) -> Result<String, Problem> {
+        self.work(move || hash(password.expose_secret())).await
+    }
+
+    /// Compares a password with a hash; takes as long where there is none.
+    pub(crate) async fn check(
+        &self,
+        GivenPassword(password): GivenPassword,
+        kept: Option<String>,
+    ) -> Result<Checked, Problem> {
+        self.work(move || check(password.expose_secret(), kept.as_deref())).await
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let place = timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.map_err(|_| Problem::Busy)?;
+        // The place goes along: a request that is given up does not stop the work.
+        let working = tokio::task::spawn_blocking(move || {
+            let _place = place;
+            work()
+        });
+        let done = working.await.context("hash a password").and_then(|done| done);
+        done.map_err(Problem::Internal)
+    }
+}
+
+fn argon2() -> anyhow::Result<Argon2<'static>> {
+    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMS?))
+}
+
+fn hash(password: &str) -> anyhow::Result<String> {
+    let hash: PasswordHash = argon2()?.hash_password(password.as_bytes()).context("hash a password")?;
+    Ok(hash.to_string())
+}
+
+fn check(password: &str, kept: Option<&str>) -> anyhow::Result<Checked> {
+    let hash = PasswordHash::new(kept.unwrap_or(DUMMY)).context("read the hash of a password")?;
+    let right = argon2()?.verify_password(password.as_bytes(), &hash).is_ok();
+    if kept.is_none() || !right {
+        return Ok(Checked::Wrong);
+    }
+    let renewed = if is_of_today(&hash)? { None } else { Some(self::hash(password)?) };
+    Ok(Checked::Right { renewed })
+}
+
+/// Whether a hash was made as they are made now.
+fn is_of_today(hash: &PasswordHash) -> anyhow::Result<bool> {
+    let today = PARAMS?;
+    let same = Params::try_from(hash).is_ok_and(|params| {
+        (params.m_cost(), params.t_cost(), params.p_cost()) == (today.m_cost(), today.t_cost(), today.p_cost())
+    });
+    Ok(same && hash.algorithm.as_str() == "argon2id" && hash.version == Some(Version::V0x13.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use argon2::password_hash::PasswordHasher;
+    use argon2::password_hash::phc::PasswordHash;
+    use argon2::{Algorithm, Argon2, Params, Version};
+
+    use super::{Checked, DUMMY, GivenPassword, NewPassword, Passwords, check, hash, is_of_today};
+    use crate::problem::Problem;
+
+    #[test]
+    fn a_password_is_known_by_its_hash_and_no_other_is() {
+        let kept = hash("correct horse").unwrap();
+        assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
+        assert!(matches!(check("correct horse", Some(&kept)).unwrap(), Checked::Right { renewed: None }));
+        assert!(matches!(check("correct horsf", Some(&kept)).unwrap(), Checked::Wrong));
+        assert!(matches!(check("correct horse", None).unwrap(), Checked::Wrong));
+        assert_ne!(hash("correct horse").unwrap(), kept, "each has a salt of its own");
+    }
+
+    #[test]
+    fn where_there_is_no_hash_the_work_is_the_same() {
+        let dummy = PasswordHash::new(DUMMY).unwrap();
+        assert!(is_of_today(&dummy).unwrap() && dummy.salt.is_some() && dummy.hash.is_some());
+        let real = PasswordHash::new(&hash("correct horse").unwrap()).unwrap();
+        assert_eq!(dummy.hash.unwrap().len(), real.hash.unwrap().len());
+        assert_eq!(dummy.salt.unwrap().len(), real.salt.unwrap().len());
+    }
+
+    #[test]
+    fn a_hash_of_another_kind_is_renewed() {
+        let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8192, 1, 1, None).unwrap());
+        let kept: PasswordHash = weak.hash_password(b"correct horse").unwrap();
+        let Checked::Right { renewed: Some(renewed) } = check("correct horse", Some(&kept.to_string())).unwrap() else {
+            panic!("not renewed");
+        };
+        assert!(is_of_today(&PasswordHash::new(&renewed).unwrap()).unwrap());
+    }
+
+    #[test]
+    fn a_password_has_8_to_128_characters() {
+        let taken = |text: &str| NewPassword::try_from(secrecy::SecretString::from(text)).is_ok();
+        assert!(taken("12345678") && taken(&"ä".repeat(128)));
+        assert!(!taken("1234567") && !taken(&"a".repeat(129)));
+        assert!(GivenPassword::try_from(secrecy::SecretString::from("a".repeat(129))).is_err());
+    }
+
+    #[tokio::test]
+    async fn who_finds_no_place_in_time_is_told_to_come_back() {
+        let passwords = Passwords::new(Duration::ZERO);
+        let places = passwords.places.available_permits().try_into().unwrap();
+        let _all = passwords.places.acquire_many(places).await.unwrap();
+        let given = GivenPassword::try_from(secrecy::SecretString::from("correct horse")).unwrap();
+        assert!(matches!(passwords.check(given, None).await, Err(Problem::Busy)));
+    }
+}

@@ -1,0 +1,308 @@
+//! Sessions: how they begin, what ends them, and who cannot make use of one.
+
+use std::time::Duration;
+
+use backing::{Proxy, redis_url};
+use cache::RedisSettings;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::harness::{
+    ALICE, Behind, Member, PASSWORD, Told, Web, database, insert_token, november, problem, secret_key, sid, vhost, wait,
+};
+
+#[tokio::test]
+async fn an_id_that_somebody_else_has_set_is_never_the_sessions() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let first = web.member("ada@shop.example").await;
+    // One that nobody has, one that is none, and one that an attacker is signed in with.
+    for preset in ["AAAAAAAAAAAAAAAAAAAAAA", "no id at all", &first.sid] {
+        let body = json!({"email": "ada@shop.example", "password": PASSWORD});
+        let response = web.with_sid(Method::POST, "/v1/login", preset).json(&body).send().await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let own = sid(&response).unwrap();
+        assert_ne!(own, preset);
+        assert_eq!((web.status_of(preset).await, web.status_of(&own).await), (401, 200), "{preset}");
+    }
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_was_signed_out_of_opens_nothing() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let (ada, other) = (web.member("ada@shop.example").await, web.signed_in("ada@shop.example", PASSWORD).await);
+    let out = web.with_sid(Method::POST, "/v1/logout", &ada.sid).send().await.unwrap();
+    assert_eq!(out.status(), StatusCode::NO_CONTENT);
+    assert_eq!(out.headers()["set-cookie"], "__Host-sid=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
+    let replayed = web.with_sid(Method::GET, "/v1/tokens", &ada.sid).send().await.unwrap();
+    assert_eq!(replayed.headers()["set-cookie"], "__Host-sid=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
+    problem(replayed, 401, "unauthenticated").await;
+    problem(web.with_sid(Method::POST, "/v1/logout", &ada.sid).send().await.unwrap(), 401, "unauthenticated").await;
+    assert_eq!(web.status_of(&other.sid).await, 200, "the session of another browser goes on");
+    web.stop().await;
+}
+
+/// Two copies of web with one Redis.
+async fn two(database: &backing::Database) -> (Web, Web) {
+    let one = Behind::database(database);
+    let redis = one.redis.clone();
+    (Web::start(one).await, Web::start(Behind { redis, ..Behind::database(database) }).await)
+}
+
+#[tokio::test]
+async fn who_signs_out_everywhere_is_signed_out_of_every_process_and_its_tokens_stay() {
+    let database = database().await;
+    let (one, two) = two(&database).await;
+    let first = one.member("ada@shop.example").await;
+    let (second, eve) = (two.signed_in("ada@shop.example", PASSWORD).await, two.member("eve@shop.example").await);
+    insert_token(&one.pool, first.user, "a-token-of-a-machine-of-adas").await;
+    assert_eq!((two.status_of(&first.sid).await, one.status_of(&second.sid).await), (200, 200));
+    let out = one.with_sid(Method::POST, "/v1/logout/everywhere", &first.sid).send().await.unwrap();
+    assert_eq!(out.status(), StatusCode::NO_CONTENT);
+    for web in [&one, &two] {
+        for sid in [&first.sid, &second.sid] {
+            assert_eq!(web.status_of(sid).await, 401);
+        }
+        assert_eq!(web.status_of(&eve.sid).await, 200, "somebody else stays");
+        assert_eq!(web.status_of_token("a-token-of-a-machine-of-adas").await, 200);
+    }
+    let again = two.signed_in("ada@shop.example", PASSWORD).await;
+    assert_eq!(one.status_of(&again.sid).await, 200);
+    one.stop().await;
+    two.stop().await;
+}
+
+async fn change(web: &Web, sid: &str, current: &str, new: &str) -> reqwest::Response {
+    let body = json!({"current_password": current, "new_password": new});
+    web.with_sid(Method::POST, "/v1/password", sid).json(&body).send().await.unwrap()
+}
+
+#[tokio::test]
+async fn another_password_ends_the_other_sessions_and_gives_this_one_a_new_id() {
+    let database = database().await;
+    let (one, two) = two(&database).await;
+    let own = one.member("ada@shop.example").await;
+    let other = two.signed_in("ada@shop.example", PASSWORD).await;
+    let wrong = problem(change(&one, &own.sid, "another one", "battery staple").await, 422, "validation").await;
+    assert_eq!(wrong["errors"][0]["field"], "current_password");
+    for bad in ["1234567", &"a".repeat(129)] {
+        let refused = problem(change(&one, &own.sid, PASSWORD, bad).await, 422, "validation").await;
+        assert_eq!(refused["errors"][0]["field"], "new_password");
+    }
+    assert_eq!((one.status_of(&own.sid).await, one.status_of(&other.sid).await), (200, 200));
+
+    let changed = change(&one, &own.sid, PASSWORD, "battery staple").await;
+    assert_eq!(changed.status(), StatusCode::NO_CONTENT);
+    let renewed = sid(&changed).unwrap();
+    assert_ne!(renewed, own.sid);
+    for web in [&one, &two] {
+        let statuses = (web.status_of(&own.sid).await, web.status_of(&other.sid).await, web.status_of(&renewed).await);
+        assert_eq!(statuses, (401, 401, 200));
+    }
+    problem(two.login("ada@shop.example", PASSWORD).await, 401, "credentials-wrong").await;
+    two.signed_in("ada@shop.example", "battery staple").await;
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_sign_in_that_began_before_the_password_was_changed_does_not_outlive_the_change() {
+    let database = database().await;
+    let (one, two) = two(&database).await;
+    let own = one.member("ada@shop.example").await;
+    // Many at once with the old password, while it is being changed: wherever each was, none may be left.
+    let signing_in = futures_util::future::join_all((0..12).map(|place| {
+        let web = if place % 2 == 0 { &one } else { &two };
+        web.login("ada@shop.example", PASSWORD)
+    }));
+    let (changed, signed_in) = tokio::join!(change(&one, &own.sid, PASSWORD, "battery staple"), signing_in);
+    assert_eq!(changed.status(), StatusCode::NO_CONTENT);
+    for response in signed_in {
+        if let Some(sid) = sid(&response) {
+            assert_eq!(two.status_of(&sid).await, 401);
+        }
+    }
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_that_nobody_uses_is_over_and_one_in_use_goes_on() {
+    let database = database().await;
+    let mut behind = Behind::database(&database);
+    behind.limits.session_idle = Duration::from_secs(3);
+    let web = Web::start(behind).await;
+    let (used, left) = (web.member("ada@shop.example").await, web.member("eve@shop.example").await);
+    // Until the one that nobody uses is gone from Redis, the other is used; and it is the older one.
+    let key = secret_key("session", &left.sid);
+    wait("the session is over", async || {
+        assert_eq!(web.status_of(&used.sid).await, 200);
+        web.kept(&key).await.is_none()
+    })
+    .await;
+    assert_eq!((web.status_of(&left.sid).await, web.status_of(&used.sid).await), (401, 200));
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_is_over_in_the_end_however_much_it_is_used_or_renewed() {
+    let database = database().await;
+    let mut behind = Behind::database(&database);
+    behind.limits.session_absolute = Duration::from_secs(4);
+    let web = Web::start(behind).await;
+    let ada = web.member("ada@shop.example").await;
+    // A new id begins no new time.
+    let renewed = sid(&change(&web, &ada.sid, PASSWORD, "battery staple").await);
+    let sid = renewed.unwrap_or(ada.sid);
+    wait("the session is over", async || web.status_of(&sid).await == 401).await;
+    assert_eq!(web.kept(&secret_key("session", &sid)).await, None);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn redis_holds_no_id_that_could_be_used() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let ada = web.member("ada@shop.example").await;
+    let record = web.kept(&secret_key("session", &ada.sid)).await.expect("it is under the hash of its id");
+    assert!(!record.contains(&ada.sid), "{record}");
+    assert_eq!(web.kept(&format!("session:{}", ada.sid)).await, None);
+    web.stop().await;
+}
+
+/// Every request that changes something, as a session would send it.
+fn unsafe_requests(user: &Member) -> Vec<(Method, String, Option<Value>)> {
+    let id = uuid::Uuid::now_v7();
+    vec![
+        (Method::POST, "/v1/reports".to_owned(), Some(november())),
+        (Method::DELETE, format!("/v1/jobs/{id}"), None),
+        (Method::POST, "/v1/schedules".to_owned(), Some(json!({}))),
+        (Method::DELETE, format!("/v1/schedules/{id}"), None),
+        (Method::POST, "/v1/register".to_owned(), Some(json!({}))),
+        (Method::POST, "/v1/login".to_owned(), Some(json!({"email": "ada@shop.example", "password": PASSWORD}))),
+        (Method::POST, "/v1/logout".to_owned(), None),
+        (Method::POST, "/v1/logout/everywhere".to_owned(), None),
+        (Method::POST, "/v1/password".to_owned(), Some(json!({}))),
+        (Method::PUT, format!("/v1/users/{}/role", user.user), Some(json!({"role": "operator"}))),
+        (Method::POST, "/v1/tokens".to_owned(), Some(json!({"name": "x", "scopes": ["jobs:read"]}))),
+        (Method::DELETE, format!("/v1/tokens/{id}"), None),
+    ]
+}
+
+#[tokio::test]
+async fn what_another_site_has_a_browser_send_is_refused_at_every_route() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let ada = web.member("ada@shop.example").await;
+    let requests = unsafe_requests(&ada);
+    let described: Value = web.get("/openapi.json").await.json().await.unwrap();
+    let unsafe_methods =
+        described["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().keys());
+    assert_eq!(unsafe_methods.filter(|method| *method != "get").count(), requests.len(), "every route is here");
+    for (method, path, body) in &requests {
+        let request = || {
+            let request = web.with_sid(method.clone(), path, &ada.sid);
+            if let Some(body) = body { request.json(body) } else { request }
+        };
+        for (name, value) in [
+            ("origin", "https://evil.example"),
+            ("origin", "null"),
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-site", "same-site"),
+        ] {
+            let refused = request().header(name, value).send().await.unwrap();
+            problem(refused, 403, "cross-site").await;
+        }
+        // A form needs no permission of ours to be sent.
+        let form =
+            web.with_sid(method.clone(), path, &ada.sid).header("content-type", "application/x-www-form-urlencoded");
+        problem(form.body("a=b").send().await.unwrap(), 415, "unsupported-media-type").await;
+    }
+    assert_eq!(web.status_of(&ada.sid).await, 200, "nothing of it was done");
+    let own = web.with_sid(Method::POST, "/v1/tokens", &ada.sid).json(&json!({"name": "x", "scopes": ["jobs:read"]}));
+    let own = own.header("origin", format!("http://{}", web.address)).send().await.unwrap();
+    assert_eq!(own.status(), StatusCode::CREATED);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_sees_its_own_jobs_only() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let (alices, ada) = (Told::queued(&web).await, web.member("ada@shop.example").await);
+    let id = alices.id;
+    for (method, path) in [
+        (Method::GET, format!("/v1/jobs/{id}")),
+        (Method::DELETE, format!("/v1/jobs/{id}")),
+        (Method::GET, format!("/v1/jobs/{id}/events")),
+        (Method::GET, format!("/v1/reports/{id}/pdf")),
+    ] {
+        let response = web.with_sid(method, &path, &ada.sid).send().await.unwrap();
+        problem(response, 404, "not-found").await;
+    }
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_token_does_nothing_to_the_account_that_it_belongs_to() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let ada = web.member("ada@shop.example").await;
+    for (method, path, body) in unsafe_requests(&ada) {
+        let account =
+            ["/v1/logout", "/v1/password", "/v1/users", "/v1/tokens"].iter().any(|start| path.starts_with(start));
+        if account {
+            let request = web.client.request(method, web.url(&path)).bearer_auth(ALICE);
+            let request = if let Some(body) = body { request.json(&body) } else { request };
+            problem(request.send().await.unwrap(), 403, "session-needed").await;
+        }
+    }
+    problem(web.get("/v1/tokens").await, 403, "session-needed").await;
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn while_redis_is_away_a_session_is_neither_over_nor_believed_and_goes_on_after() {
+    let database = database().await;
+    let proxy = Proxy::start(&redis_url("durable")).await;
+    let mut behind = Behind::database(&database);
+    behind.redis = RedisSettings { url: proxy.url.as_str().into(), ..behind.redis };
+    let web = Web::start(behind).await;
+    let ada = web.member("ada@shop.example").await;
+    for silent in [true, false] {
+        if silent {
+            proxy.silence(true)
+        } else {
+            proxy.cut(true)
+        }
+        for (method, path, _) in unsafe_requests(&ada) {
+            if path != "/v1/register" && path != "/v1/login" {
+                let response = web.with_sid(method, &path, &ada.sid).send().await.unwrap();
+                assert!(response.headers().get("set-cookie").is_none(), "{path}: the cookie is not taken back");
+                problem(response, 503, "identity-unavailable").await;
+            }
+        }
+        problem(web.login("ada@shop.example", PASSWORD).await, 503, "identity-unavailable").await;
+        proxy.silence(false);
+        proxy.cut(false);
+        wait("the session goes on", async || web.status_of(&ada.sid).await == 200).await;
+    }
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_asks_for_work_without_the_database() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let behind = Behind::database(&database);
+    let redis = behind.redis.clone();
+    let web = Web::start(behind).await;
+    let ada = web.member("ada@shop.example").await;
+    web.stop().await;
+    let web = Web::start_connected(Behind { redis, ..Behind::broker(&vhost) }).await;
+    let asked = web.with_sid(Method::POST, "/v1/reports", &ada.sid).json(&november()).send().await.unwrap();
+    assert_eq!(asked.status(), StatusCode::ACCEPTED);
+    web.stop().await;
+    vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 1)]).await;
+}
