@@ -65,6 +65,8 @@ async fn services_that_start_without_the_broker_take_work_and_do_it_once_it_is_b
 #[tokio::test]
 async fn services_that_start_without_the_database_take_work_and_do_it_once_it_is_back() {
     let caller = alice();
+    // Once asked while the database was there, web knows the token without it.
+    assert_eq!(caller.get("/v1/schedules").await.status(), StatusCode::OK);
     let database = copies_of("postgres");
     let parts =
         ["dispatcher database", "email-worker consuming", "pdf-report consuming", "web database", "web-2 database"];

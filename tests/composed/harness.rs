@@ -256,6 +256,12 @@ pub(crate) async fn database() -> PgConnection {
     PgConnection::connect(&backing::database_url("postroom")).await.expect("PostgreSQL answers")
 }
 
+/// The id of the user with an address.
+pub(crate) async fn user_of(email: &str) -> String {
+    let user = sqlx::query_scalar("SELECT id::text FROM users WHERE email = $1").bind(email);
+    user.fetch_one(&mut database().await).await.unwrap()
+}
+
 /// Asks the database until it has an answer about one id.
 async fn known<T>(query: &'static str, id: &str) -> T
 where

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 
-use crate::harness::{DEADLINE, alice, mail_arrived, sales};
+use crate::harness::{DEADLINE, alice, mail_arrived, sales, user_of};
 
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/consumers/python");
 /// `tests/run` makes it.
@@ -57,7 +57,8 @@ async fn a_page_of_python_hears_of_each_report_as_it_becomes_ready() {
     let mut page = ReportReady::start().await;
     let id = alice().accepted(&sales("2025-01-06", "2025-01-12")).await;
     let line = page.line_about(&id).await;
-    assert!(line.contains("2025-01-06..2025-01-12") && line.contains("for alice"), "{line}");
+    let owner = user_of("alice@shop.example").await;
+    assert!(line.contains("2025-01-06..2025-01-12") && line.contains(&format!("for {owner}")), "{line}");
 }
 
 #[tokio::test]

@@ -102,7 +102,9 @@ impl House {
         }
         first.close().await;
         for name in ["migrate", "sample-data"] {
-            let program = Program::released(self, name, name)?.env("POSTROOM__DATABASE__URL", self.database_url());
+            let program = Program::released(self, name, name)?
+                .env("POSTROOM__DATABASE__URL", self.database_url())
+                .env("POSTROOM__TOKENS__ALICE", postroom::TOKEN);
             program.run().await.with_context(|| format!("run {name}"))?;
         }
         postroom::declare(self).await

@@ -16,7 +16,7 @@ use crate::process::{Program, Service};
 const START: Duration = Duration::from_secs(60);
 /// As BullMQ's.
 pub(crate) const CONCURRENCY: u16 = 50;
-/// Who calls web here.
+/// Alice's, who calls web here; `House::prepare` signs her up.
 pub(crate) const TOKEN: &str = "a-token-of-the-benchmark-alone";
 const LINKS_SECRET: &str = "a secret of the benchmark alone, long enough";
 
@@ -73,9 +73,7 @@ pub(crate) async fn web(house: &House) -> anyhow::Result<(Service, String)> {
         .env("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "60000000")
         .env("POSTROOM__HTTP__LISTEN", &api)
         .env("POSTROOM__HEALTH__LISTEN", &health)
-        .env("POSTROOM__CALLERS__ALICE__TOKEN", TOKEN)
-        .env("POSTROOM__CALLERS__ALICE__ADDRESS", "alice@shop.example")
-        .env("POSTROOM__CALLERS__ALICE__NAME", "Alice")
+        .env("POSTROOM__REDIS__DURABLE__URL", house.redis_url(true))
         .start_service()?;
     wait_ready(&mut web, &health).await?;
     Ok((web, api))

@@ -1,10 +1,10 @@
-//! Fills an empty shop with a year of sample data and ends; a shop that has anything is left alone.
+//! Fills an empty shop with a year of sample data, signs up the sample callers, and ends. A shop that has anything is left alone.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use store_setup::sample_data::{Loaded, load};
-use store_setup::{DEFAULTS, Settings};
+use store_setup::{DEFAULTS, Settings, sample_callers};
 use tokio::time::timeout;
 
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -19,6 +19,8 @@ async fn main() -> anyhow::Result<()> {
         Loaded::All => tracing::info!(duration_ms = start.elapsed().as_millis(), "loaded the sample data"),
         Loaded::Nothing => tracing::info!("the shop has data already; nothing was loaded"),
     }
+    let signing_up = timeout(DEADLINE, sample_callers::sign_up(&pool, &settings.tokens)).await;
+    signing_up.context("the sample callers take too long")??;
     pool.close().await;
     Ok(())
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod migration;
+mod sample_callers;
 mod sample_data;
 
 use std::time::Duration;
