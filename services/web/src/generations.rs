@@ -70,3 +70,14 @@ impl Generations {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::KEPT;
+    use crate::Limits;
+
+    #[test]
+    fn a_number_outlives_every_session_that_was_begun_with_it() {
+        assert!(Limits::default().session_absolute < KEPT);
+    }
+}
