@@ -73,7 +73,6 @@ pub(crate) async fn web(house: &House) -> anyhow::Result<(Service, String)> {
         .env("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "60000000")
         .env("POSTROOM__HTTP__LISTEN", &api)
         .env("POSTROOM__HEALTH__LISTEN", &health)
-        .env("POSTROOM__REDIS__DURABLE__URL", house.redis_url(true))
         .start_service()?;
     wait_ready(&mut web, &health).await?;
     Ok((web, api))
