@@ -19,7 +19,7 @@ async fn main() -> anyhow::Result<()> {
     let files = Files::open(&settings.files).context("open the files")?;
     let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
     let broker = Broker::start(&settings.broker, "web").context("read the settings of the broker")?;
-    let redis = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of the durable redis")?;
+    let redis = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of redis.durable")?;
     let rate_limits = RateLimits::new(redis.clone(), &settings.limits, settings.http.trusted_proxies)?;
     let changes = Changes::default();
 

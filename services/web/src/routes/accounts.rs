@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::App;
 use crate::caller::{Member, Person};
+use crate::client_address::ClientAddress;
 use crate::generations::Of;
 use crate::passwords::{Checked, GivenPassword, NewPassword};
 use crate::problem::{Problem, ProblemBody};
@@ -111,10 +112,11 @@ pub(crate) struct RoleChange {
 pub(crate) async fn login(
     State(app): State<App>,
     session: Session,
+    ClientAddress(address): ClientAddress,
     StrictJson(request): StrictJson<Login>,
 ) -> Result<Json<UserView>, Problem> {
     let Login { email, password } = request;
-    // Rate limits, per address of the account and of the client, belong here: before anything is hashed.
+    app.rate_limits.check_sign_in(email.as_str(), address).await?;
     let known = store::accounts::id_of_address(&app.pool, email.as_str()).await?;
     // Whoever is nobody's takes the same way.
     let user = known.unwrap_or(Uuid::nil());
@@ -211,10 +213,12 @@ pub(crate) async fn logout_everywhere(State(app): State<App>, member: Member) ->
 pub(crate) async fn change_password(
     State(app): State<App>,
     member: Member,
+    ClientAddress(address): ClientAddress,
     StrictJson(request): StrictJson<PasswordChange>,
 ) -> Result<StatusCode, Problem> {
     let user = member.user();
-    // A rate limit per account belongs here: whoever finds an open browser may not try passwords in it.
+    // Whoever finds an open browser may not try passwords in it.
+    app.rate_limits.check_sign_in(member.signed_in.person.address.as_str(), address).await?;
     let wrong = || Problem::field("current_password", "it is another one");
     let found = store::accounts::sign_in(&app.pool, user).await?;
     let kept = found.and_then(|found| found.password_hash).ok_or_else(wrong)?;

@@ -62,6 +62,31 @@ async fn who_registers_gets_a_mail_and_an_account_that_only_its_password_opens()
 }
 
 #[tokio::test]
+async fn who_guesses_passwords_is_told_to_wait_before_anything_is_looked_up() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let own = web.member("ada@shop.example").await;
+    // As many as may be tried at once, over all ways, whether or not there is such an account.
+    for (email, tries) in [("Ada@Shop.Example", 8), ("nobody@shop.example", 10)] {
+        for _ in 0..tries {
+            problem(web.login(email, "correct horsf").await, 401, "credentials-wrong").await;
+        }
+        problem(web.login(email, "correct horsf").await, 429, "too-many-requests").await;
+    }
+    // Also with the right one, by another way, and for what would find the database gone.
+    problem(web.login("ada@shop.example", PASSWORD).await, 429, "too-many-requests").await;
+    let change = json!({"current_password": PASSWORD, "new_password": "battery staple"});
+    let change = web.with_sid(Method::POST, "/v1/password", &own.sid).json(&change);
+    problem(change.send().await.unwrap(), 429, "too-many-requests").await;
+    web.pool.close().await;
+    problem(web.login("ada@shop.example", PASSWORD).await, 429, "too-many-requests").await;
+    problem(register(&web, &ada()).await, 429, "too-many-requests").await;
+    // Nobody else has to wait.
+    assert_eq!(web.login("alice@shop.example", PASSWORD).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    web.stop().await;
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_gets_the_same_answer_and_its_owner_one_mail_a_day() {
     let database = database().await;
     let web = Web::start(Behind::database(&database)).await;

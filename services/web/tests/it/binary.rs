@@ -126,7 +126,6 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
 #[tokio::test]
 async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
     let rows = [
-        ("POSTROOM__REDIS__DURABLE__URL", "not-a-url", "durable redis"),
         ("POSTROOM__REDIS__DURABLE__PREFIXES", "two", "prefixes"),
         ("POSTROOM__LINKS__SECRET", "short", "links.secret"),
         ("POSTROOM__HTTP__LISTEN", "8080", "POSTROOM__HTTP__LISTEN"),

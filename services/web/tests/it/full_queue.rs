@@ -75,7 +75,7 @@ async fn a_flood_against_a_full_queue_is_turned_away_without_piling_up() {
         .await;
     assert_eq!(most, 0, "what is refused never waits for the broker");
     web.stop().await;
-    vhost.finish(&[("report.normal", NINE_TENTHS), ("tracker.lifecycle", NINE_TENTHS)]).await;
+    vhost.finish(&[("report.normal", NINE_TENTHS)]).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use cache::{Redis, RedisSettings, Role};
 use reqwest::{Response, StatusCode};
 use web::{LimitSettings, RateLimits, TrustedProxies};
 
-use crate::harness::{ALICE, BOB, Behind, Web, november, problem, redis};
+use crate::harness::{ALICE, BOB, Behind, Web, closed_port, database, november, problem, redis};
 
 /// So much a minute, and kept for all that have the same `redis`.
 async fn web(redis: &RedisSettings, requests_per_minute: u32, trusted_proxies: &'static str) -> Web {
@@ -57,7 +57,10 @@ async fn every_answer_says_how_its_caller_stands_and_work_costs_more_than_a_look
 #[tokio::test]
 async fn a_limit_is_one_callers_own_and_the_same_at_every_process() {
     let redis = crate::harness::redis();
-    let (one, two) = (web(&redis, 1, "").await, web(&redis, 1, "").await);
+    // Whose token is nobody's, the database says.
+    let database = database().await;
+    let behind = || Behind { redis: redis.clone(), requests_per_minute: 1, ..Behind::database(&database) };
+    let (one, two) = (Web::start(behind()).await, Web::start(behind()).await);
     assert_eq!(ask(&one, Some(ALICE), None).await.status(), StatusCode::OK);
     for web in [&one, &two] {
         problem(ask(web, Some(ALICE), None).await, 429, "too-many-requests").await;
@@ -119,12 +122,19 @@ async fn behind_a_trusted_proxy_each_client_is_counted_by_itself() {
 
 #[tokio::test]
 async fn without_redis_requests_are_served_and_still_limited() {
-    let web = web(&Behind::nothing().redis, 1, "").await;
+    // Who calls, the database says.
+    let database = database().await;
+    let web = Web::start(Behind { redis: away(), requests_per_minute: 1, ..Behind::database(&database) }).await;
     let answer = ask(&web, Some(ALICE), None).await;
     assert_eq!((answer.status(), field(&answer, "ratelimit")), (StatusCode::OK, r#""requests";r=0;t=60"#));
     problem(ask(&web, Some(ALICE), None).await, 429, "too-many-requests").await;
     assert_eq!(ask(&web, Some(BOB), None).await.status(), StatusCode::OK);
     web.stop().await;
+}
+
+/// A server at whose port nobody listens.
+fn away() -> RedisSettings {
+    RedisSettings { url: format!("redis://{}", closed_port()).into(), ..redis() }
 }
 
 fn limits(redis: &RedisSettings) -> RateLimits {
@@ -170,7 +180,7 @@ async fn tries_to_sign_in_are_limited_by_address_and_a_blocked_address_shuts_no_
 
 #[tokio::test]
 async fn without_redis_tries_to_sign_in_are_as_limited_in_each_process() {
-    let away = Behind::nothing().redis;
+    let away = away();
     for process in [limits(&away), limits(&away)] {
         for number in 0..10 {
             process.check_sign_in("ann@shop.example", address(number)).await.unwrap();

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::App;
+use crate::client_address::ClientAddress;
 use crate::passwords::NewPassword;
 use crate::problem::{Problem, ProblemBody};
 use crate::strict_json::StrictJson;
@@ -82,10 +83,12 @@ pub(crate) struct Noted {
 )]
 pub(crate) async fn register(
     State(app): State<App>,
+    ClientAddress(address): ClientAddress,
     Extension(trace): Extension<TraceContext>,
     StrictJson(request): StrictJson<Registration>,
 ) -> Result<(StatusCode, Json<Noted>), Problem> {
     let Registration { name, email, password, country: Country(country) } = request;
+    app.rate_limits.check_sign_in(email.as_str(), address).await?;
     // Also for an address that is taken: the time tells nothing.
     let password_hash = app.passwords.hash(password).await?;
     let recipient = Recipient { name, address: email };
