@@ -25,7 +25,7 @@ mod tracker;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cache::Redis;
+use cache::{Cache, Redis};
 use pipeline::jobs::{Job, RenderReport};
 use pipeline::topology::Lane;
 use pipeline::{Broker, Fullness, Publisher};
@@ -57,6 +57,7 @@ pub struct App {
     pub(crate) pool: PgPool,
     pub(crate) files: Files,
     pub(crate) links: SignedLinks,
+    pub(crate) cache: Cache,
     pub(crate) redis: Redis,
     pub(crate) generations: Generations,
     pub(crate) tokens: Tokens,
@@ -130,6 +131,7 @@ impl App {
         pool: PgPool,
         files: Files,
         links: SignedLinks,
+        cache: Cache,
         redis: Redis,
         changes: Changes,
         rate_limits: RateLimits,
@@ -148,6 +150,7 @@ impl App {
             tokens: Tokens::new(redis.clone(), pool.clone(), generations.clone()),
             passwords: Passwords::new(limits.hashing),
             generations,
+            cache,
             redis,
             changes,
             rate_limits,

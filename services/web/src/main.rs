@@ -1,13 +1,16 @@
 //! The HTTP API of Postroom.
 
 use anyhow::Context;
-use cache::{Redis, Role};
+use cache::{Cache, Redis, Role};
 use pipeline::Broker;
 use service::{Health, Shutdown, Tasks, telemetry};
 use store::{Files, SignedLinks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use web::{App, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
+
+/// What is cached is loaded by so many of the pool's connections at a time; the others are for what is asked for and written.
+const LOADS: usize = 4;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
@@ -19,6 +22,7 @@ async fn main() -> anyhow::Result<()> {
     let files = Files::open(&settings.files).context("open the files")?;
     let links = SignedLinks::new(&settings.links).context("read the settings of the links")?;
     let broker = Broker::start(&settings.broker, "web").context("read the settings of the broker")?;
+    let copies = Redis::new(&settings.redis.cache, Role::Cache).context("read the settings of redis.cache")?;
     let redis = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of redis.durable")?;
     let rate_limits = RateLimits::new(redis.clone(), &settings.limits, settings.http.trusted_proxies)?;
     let changes = Changes::default();
@@ -29,6 +33,7 @@ async fn main() -> anyhow::Result<()> {
         pool.clone(),
         files,
         links,
+        Cache::new(copies.clone(), LOADS),
         redis.clone(),
         changes.clone(),
         rate_limits,
@@ -43,6 +48,7 @@ async fn main() -> anyhow::Result<()> {
         .part("tracking", broker.consuming_readiness())
         .part("topology", broker.topology_readiness())
         .part("database", changes.readiness())
+        .part("redis-cache", copies.readiness())
         .part("redis-durable", redis.readiness());
     let stop_health = CancellationToken::new();
     let health = tokio::spawn(health.serve(stop_health.clone()));
@@ -51,7 +57,8 @@ async fn main() -> anyhow::Result<()> {
     tasks.spawn("broker", ended(app.clone().watch_broker()));
     tasks.spawn("http", ended(web::serve(listener, app, recording, service::http::Limits::default())));
     tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
-    tasks.spawn("redis", ended(redis.watch(drain())));
+    tasks.spawn("redis-cache", ended(copies.watch(drain())));
+    tasks.spawn("redis-durable", ended(redis.watch(drain())));
     tasks.spawn("changes", ended(changes.listen(pool, drain())));
 
     let outcome = tasks.finish(&shutdown).await;

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use cache::FetchError;
 use pipeline::PublishError;
 use serde::Serialize;
 use store::accounts::Role;
@@ -83,6 +84,8 @@ pub(crate) enum Problem {
     NoQueue(PublishError),
     /// The database did not answer, and may later.
     DatabaseUnavailable(DatabaseError),
+    /// What is read through the cache was neither there nor loaded, and may be later.
+    NotLoaded(FetchError),
     /// The store of files did not answer, and may later.
     FilesUnavailable(FilesError),
     /// The job has ended already.
@@ -192,7 +195,10 @@ impl Problem {
                 ("queue-full", StatusCode::SERVICE_UNAVAILABLE, "Too much work is waiting")
             }
             Self::NoQueue(_) => ("no-queue", StatusCode::SERVICE_UNAVAILABLE, "Nobody takes this kind of work"),
-            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) | Self::OutboxUnavailable(_) => {
+            Self::DatabaseUnavailable(_)
+            | Self::NotLoaded(_)
+            | Self::FilesUnavailable(_)
+            | Self::OutboxUnavailable(_) => {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be reached at the moment")
             }
             Self::JobFinal(_) => ("job-final", StatusCode::CONFLICT, "The job has ended already"),
@@ -245,9 +251,10 @@ impl Problem {
             }
             Self::QueueFull(_) | Self::QueueNearlyFull => "nothing was started; try again later".to_owned(),
             Self::NoQueue(_) => "nothing was started; an operator must look at it".to_owned(),
-            Self::DatabaseUnavailable(_) | Self::FilesUnavailable(_) | Self::OutboxUnavailable(_) => {
-                "try again".to_owned()
-            }
+            Self::DatabaseUnavailable(_)
+            | Self::NotLoaded(_)
+            | Self::FilesUnavailable(_)
+            | Self::OutboxUnavailable(_) => "try again".to_owned(),
             Self::JobFinal(state) => format!("it is {}", state.as_str()),
             Self::TooMany(_) => "nothing was done; Retry-After says when to try again".to_owned(),
             Self::TooManySchedules(most) => format!("delete one of the {most} first"),
@@ -279,6 +286,7 @@ impl Problem {
             Self::DatabaseUnavailable(error) => {
                 tracing::warn!(problem = name, error = chain(error), "a request failed")
             }
+            Self::NotLoaded(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
             Self::FilesUnavailable(error) => tracing::warn!(problem = name, error = chain(error), "a request failed"),
             Self::OutcomeUnknown { job, cause } => {
                 tracing::warn!(problem = name, job.id = %job, error = format!("{cause:#}"), "a request failed");
@@ -299,6 +307,17 @@ impl Problem {
 impl From<DatabaseError> for Problem {
     fn from(error: DatabaseError) -> Self {
         if error.is_transient() { Self::DatabaseUnavailable(error) } else { Self::Internal(error.into()) }
+    }
+}
+
+impl From<FetchError> for Problem {
+    fn from(error: FetchError) -> Self {
+        let passes = match &error {
+            FetchError::Load(_) => error.load_error().is_none_or(DatabaseError::is_transient),
+            FetchError::Deadline(_) | FetchError::Busy | FetchError::Lost => true,
+            FetchError::Value => false,
+        };
+        if passes { Self::NotLoaded(error) } else { Self::Internal(error.into()) }
     }
 }
 

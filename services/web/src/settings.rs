@@ -61,6 +61,8 @@ pub struct LimitSettings {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisServers {
+    /// Keeps copies of what the database has, and may lose them.
+    pub cache: RedisSettings,
     /// Keeps what lasts: sessions, what is known of tokens, limits over all processes.
     pub durable: RedisSettings,
 }

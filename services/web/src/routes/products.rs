@@ -1,11 +1,13 @@
 //! What the shop sells. Anybody may look.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use cache::{Family, FetchError, Times};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use store::DatabaseError;
 use store::products::{BEST_SELLER_WINDOW, BestSeller, Product};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -14,6 +16,30 @@ use crate::App;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
+/// Nothing writes a product yet but the sample data, so that its time alone ends a copy.
+const PRODUCT: Family = Family::new(
+    "product",
+    1,
+    Times {
+        fresh: Duration::from_secs(60),
+        grace: Duration::from_secs(600),
+        absent: Duration::from_secs(10),
+        lease: Duration::from_secs(2),
+        load: Duration::from_secs(5),
+    },
+);
+/// Counted over all orders of a month, and a minute late at most.
+const BEST_SELLERS: Family = Family::new(
+    "best-sellers",
+    1,
+    Times {
+        fresh: Duration::from_secs(60),
+        grace: Duration::from_secs(3600),
+        absent: Duration::from_secs(10),
+        lease: Duration::from_secs(5),
+        load: Duration::from_secs(8),
+    },
+);
 /// Products on a page: when nothing is asked for, and at most.
 const PAGE: u32 = 50;
 const LONGEST_PAGE: u32 = 100;
@@ -137,7 +163,7 @@ pub(crate) async fn list(
         return Err(Problem::QueryInvalid("after: not an SKU".to_owned()));
     }
     // One more tells whether there is another page.
-    let mut products = load_page(&app, query.after.as_deref(), limit + 1).await?;
+    let mut products = store::products::page(&app.pool, query.after.as_deref(), limit + 1).await?;
     let more = products.len() > limit as usize;
     products.truncate(limit as usize);
     let last = products.last().filter(|_| more);
@@ -159,7 +185,7 @@ pub(crate) async fn list(
     )
 )]
 pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<ProductView>, Problem> {
-    let product = load_product(&app, id).await?.ok_or(Problem::NotFound("product"))?;
+    let product = product(&app, id).await?.ok_or(Problem::NotFound("product"))?;
     Ok(Json(ProductView::of(product)))
 }
 
@@ -182,21 +208,21 @@ pub(crate) async fn top(
 ) -> Result<Json<TopProducts>, Problem> {
     let Query(query) = query.map_err(|error| Problem::QueryInvalid(error.body_text()))?;
     let limit = bounded(query.limit, TOP, LONGEST_TOP)?;
-    let best = load_best_sellers(&app).await?.into_iter().take(limit as usize);
+    let best = best_sellers(&app).await?.into_iter().take(limit as usize);
     let products = best.map(|BestSeller { product, sold }| BestSellerView { product: ProductView::of(product), sold });
     Ok(Json(TopProducts { days: BEST_SELLER_WINDOW.num_days(), products: products.collect() }))
 }
 
-async fn load_product(app: &App, id: Uuid) -> Result<Option<Product>, DatabaseError> {
-    store::products::find(&app.pool, id).await
+async fn product(app: &App, id: Uuid) -> Result<Option<Product>, FetchError> {
+    let pool = app.pool.clone();
+    let load = async move || store::products::find(&pool, id).await;
+    Ok(app.cache.fetch(&PRODUCT, &id.to_string(), load).await?.value)
 }
 
-async fn load_page(app: &App, after: Option<&str>, limit: u32) -> Result<Vec<Product>, DatabaseError> {
-    store::products::page(&app.pool, after, limit).await
-}
-
-async fn load_best_sellers(app: &App) -> Result<Vec<BestSeller>, DatabaseError> {
-    store::products::best_sellers(&app.pool, LONGEST_TOP).await
+async fn best_sellers(app: &App) -> Result<Vec<BestSeller>, FetchError> {
+    let pool = app.pool.clone();
+    let load = async move || store::products::best_sellers(&pool, LONGEST_TOP).await.map(Some);
+    Ok(app.cache.fetch(&BEST_SELLERS, "all", load).await?.value.unwrap_or_default())
 }
 
 fn bounded(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {

@@ -20,7 +20,7 @@ fn program() -> Command {
     let settings = [
         ("BROKER__URL", "amqp://a:b@127.0.0.1:1/none"),
         ("DATABASE__URL", "postgres://a:b@127.0.0.1:1/none"),
-        ("REDIS__DURABLE__URL", "redis://a:b@127.0.0.1:1"),
+        ("REDIS__CACHE__URL", "redis://a:b@127.0.0.1:1"),
         ("HTTP__LISTEN", "127.0.0.1:0"),
         ("HEALTH__LISTEN", "127.0.0.1:0"),
         ("LINKS__SECRET", "a secret of at least 32 bytes ..."),
@@ -57,6 +57,7 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
         .env("POSTROOM__BROKER__URL", vhost.url("web"))
         .env("POSTROOM__DATABASE__URL", database.url())
         .env("POSTROOM__FILES__URL", folder.url())
+        .env("POSTROOM__REDIS__CACHE__URL", backing::redis_url("cache"))
         .env("POSTROOM__REDIS__DURABLE__URL", backing::redis_url("durable"))
         .env("POSTROOM__REDIS__DURABLE__PREFIX", redis().prefix)
         .env("POSTROOM__HTTP__LISTEN", http.to_string())
@@ -68,6 +69,7 @@ async fn the_program_starts_takes_work_tells_no_secret_and_ends_well() {
         ("publishing", "connected"),
         ("tracking", "consuming"),
         ("database", "listening"),
+        ("redis-cache", "connected"),
         ("redis-durable", "connected"),
     ] {
         wait(name, async || part(&client, health, name).await.as_deref() == Some(state)).await;
@@ -130,6 +132,7 @@ async fn settings_that_cannot_be_meant_end_the_program_and_are_named() {
         ("POSTROOM__LINKS__SECRET", "short", "links.secret"),
         ("POSTROOM__HTTP__LISTEN", "8080", "POSTROOM__HTTP__LISTEN"),
         ("POSTROOM__DATABASE__URL", "not-a-url", "database.url"),
+        ("POSTROOM__REDIS__CACHE__URL", "not-a-url", "redis.cache"),
         ("POSTROOM__REDIS__DURABLE__URL", "not-a-url", "redis.durable"),
         ("POSTROOM__HTTP__TRUSTED_PROXIES", "10.0.0.1,a-proxy", "POSTROOM__HTTP__TRUSTED_PROXIES"),
         ("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "0", "limits.requests_per_minute"),

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use backing::{Database, Directory, Vhost};
-use cache::{Redis, RedisSettings, Role};
+use cache::{Cache, Redis, RedisSettings, Role};
 use chrono::{TimeDelta, Utc};
 use pipeline::{Broker, BrokerState, topology};
 use reqwest::{Client, Method, RequestBuilder, Response, StatusCode};
@@ -34,6 +34,8 @@ pub(crate) struct Behind {
     pub(crate) broker_url: String,
     pub(crate) database_url: String,
     pub(crate) redis: RedisSettings,
+    /// What is cached, and for tests that look at something else nothing.
+    pub(crate) cache: RedisSettings,
     /// So much that only tests of limits meet one.
     pub(crate) requests_per_minute: u32,
     pub(crate) trusted_proxies: &'static str,
@@ -54,6 +56,7 @@ impl Behind {
             broker_url: format!("amqp://a:b@{}/none", closed_port()),
             database_url: format!("postgres://a:b@{}/none", closed_port()),
             redis: redis(),
+            cache: RedisSettings { url: format!("redis://{}", closed_port()).into(), prefix: "test".to_owned() },
             requests_per_minute: 1_000_000,
             trusted_proxies: "",
             limits: Limits::default(),
@@ -131,6 +134,7 @@ impl Web {
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
+        let copies = Redis::new(&behind.cache, Role::Cache).unwrap();
         let redis = Redis::new(&behind.redis, Role::Durable).unwrap();
         let settings = LimitSettings { requests_per_minute: behind.requests_per_minute };
         let proxies = behind.trusted_proxies.to_owned().try_into().unwrap();
@@ -141,6 +145,7 @@ impl Web {
             pool.clone(),
             files.clone(),
             links.clone(),
+            Cache::new(copies.clone(), 3),
             redis.clone(),
             changes.clone(),
             rate_limits,
@@ -151,6 +156,7 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.clone().watch_broker());
+        tasks.spawn(copies.watch(drain.clone()));
         tasks.spawn(redis.clone().watch(drain.clone()));
         tasks.spawn(web::serve(listener, app.clone(), recording, behind.http));
         if behind.tracks {
@@ -273,6 +279,11 @@ impl Web {
 /// The durable Redis, with keys of a test's own.
 pub(crate) fn redis() -> RedisSettings {
     RedisSettings { url: backing::redis_url("durable").into(), prefix: format!("test-{}", Uuid::new_v4().simple()) }
+}
+
+/// The cache, with keys of a test's own.
+pub(crate) fn cache() -> RedisSettings {
+    RedisSettings { url: backing::redis_url("cache").into(), ..redis() }
 }
 
 /// The name under which Redis keeps what belongs to a secret.

@@ -4,7 +4,7 @@ use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Behind, Web, database, problem};
+use crate::harness::{Behind, Web, cache, database, problem};
 
 /// Without a token.
 async fn get(web: &Web, path: &str) -> Response {
@@ -84,6 +84,26 @@ async fn the_best_sellers_come_first_and_as_many_as_are_asked_for() {
     assert_eq!(json!(field(&top, "sold")), json!([5, 4, 3]));
     assert_eq!(field(&json(&web, "/v1/products/top").await, "sku").len(), 5);
     web.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_read_once_is_read_again_without_the_database_at_every_process() {
+    let database = database().await;
+    let cache = cache();
+    let behind = || Behind { cache: cache.clone(), ..Behind::database(&database) };
+    let (one, two) = (Web::start(behind()).await, Web::start(behind()).await);
+    fill(&one).await;
+    let (top, third) = ("/v1/products/top?limit=3", "/v1/products/00000000-0000-0000-0000-000000000003");
+    let none = "/v1/products/00000000-0000-0000-0000-000000000009";
+    let (sold, product) = (json(&one, top).await, json(&one, third).await);
+    problem(get(&one, none).await, 404, "not-found").await;
+    two.pool.close().await;
+    assert_eq!((json(&two, top).await, json(&two, third).await), (sold, product));
+    problem(get(&two, none).await, 404, "not-found").await;
+    assert_eq!(field(&json(&two, "/v1/products/top").await, "sku").len(), 5, "of any length");
+    problem(get(&two, "/v1/products/00000000-0000-0000-0000-000000000008").await, 503, "store-unavailable").await;
+    one.stop().await;
+    two.stop().await;
 }
 
 #[tokio::test]
