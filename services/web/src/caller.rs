@@ -14,6 +14,7 @@ use tower_sessions::Session;
 use uuid::Uuid;
 
 use crate::App;
+use crate::client_address::ClientAddress;
 use crate::problem::{Credential, Problem};
 use crate::sessions::{self, SignedIn};
 
@@ -46,6 +47,7 @@ pub(crate) struct Caller(Arc<Identity>);
 struct Identity {
     id: String,
     recipient: Recipient,
+    role: Role,
 }
 
 impl Caller {
@@ -58,12 +60,17 @@ impl Caller {
     pub(crate) fn recipient(&self) -> &Recipient {
         &self.0.recipient
     }
+
+    /// That the user has a role, or one that may do more.
+    pub(crate) fn must_be(&self, role: Role) -> Result<(), Problem> {
+        if self.0.role >= role { Ok(()) } else { Err(Problem::RoleMissing(role)) }
+    }
 }
 
 impl From<Person> for Caller {
     fn from(person: Person) -> Self {
         let recipient = Recipient { name: person.name, address: person.address };
-        Self(Arc::new(Identity { id: person.user.to_string(), recipient }))
+        Self(Arc::new(Identity { id: person.user.to_string(), recipient, role: person.role }))
     }
 }
 
@@ -91,6 +98,23 @@ impl Member {
 enum Shown {
     Token(Person, Scopes),
     Session(Member),
+    /// Nobody who is known.
+    Nobody(Credential),
+}
+
+impl Shown {
+    fn user(&self) -> Option<Uuid> {
+        match self {
+            Self::Token(person, _) => Some(person.user),
+            Self::Session(member) => Some(member.user()),
+            Self::Nobody(_) => None,
+        }
+    }
+}
+
+/// Whose request it is, whatever its user may do; `None` where nobody known has sent it.
+pub(crate) async fn user_of(parts: &mut Parts, app: &App) -> Option<Uuid> {
+    shown(parts, app).await.ok()?.user()
 }
 
 async fn shown(parts: &mut Parts, app: &App) -> Result<Shown, Problem> {
@@ -99,24 +123,35 @@ async fn shown(parts: &mut Parts, app: &App) -> Result<Shown, Problem> {
         return Ok(shown.clone());
     }
     let shown = if parts.headers.contains_key(AUTHORIZATION) {
-        let token = bearer(&parts.headers).ok_or(Problem::Unauthenticated(Credential::Token))?;
-        let found = app.tokens.find(token, app.patience(), app.changes.is_live()).await?;
-        let bearer = found.ok_or(Problem::Unauthenticated(Credential::Token))?;
-        Shown::Token(bearer.person, bearer.scopes)
+        by_token(parts, app).await?
     } else {
-        let session = parts.extensions.get::<Session>().filter(|session| session.id().is_some());
-        let session = session.ok_or(Problem::Unauthenticated(Credential::None))?.clone();
-        let signed_in = sessions::signed_in(app, &session).await?;
-        let signed_in = signed_in.ok_or(Problem::Unauthenticated(Credential::Session))?;
-        Shown::Session(Member { session, signed_in })
+        by_session(parts, app).await?
     };
-    let user = match &shown {
-        Shown::Token(person, _) => person.user,
-        Shown::Session(member) => member.user(),
-    };
-    tracing::Span::current().record("caller.id", user.to_string());
+    if let Some(user) = shown.user() {
+        tracing::Span::current().record("caller.id", user.to_string());
+    }
     parts.extensions.insert(shown.clone());
     Ok(shown)
+}
+
+async fn by_token(parts: &mut Parts, app: &App) -> Result<Shown, Problem> {
+    let ClientAddress(address) = ClientAddress::from_request_parts(parts, app).await?;
+    let Some(token) = bearer(&parts.headers) else {
+        return Ok(Shown::Nobody(Credential::Token));
+    };
+    // Before the database is asked: whoever guesses would have it answer each guess.
+    let stranger = async || app.rate_limits.check_stranger(address).await;
+    let found = app.tokens.find(token, app.patience(), app.changes.is_live(), stranger).await?;
+    Ok(found.map_or(Shown::Nobody(Credential::Token), |bearer| Shown::Token(bearer.person, bearer.scopes)))
+}
+
+async fn by_session(parts: &Parts, app: &App) -> Result<Shown, Problem> {
+    let session = parts.extensions.get::<Session>().filter(|session| session.id().is_some());
+    let Some(session) = session.cloned() else {
+        return Ok(Shown::Nobody(Credential::None));
+    };
+    let signed_in = sessions::signed_in(app, &session).await?;
+    Ok(signed_in.map_or(Shown::Nobody(Credential::Session), |signed_in| Shown::Session(Member { session, signed_in })))
 }
 
 impl FromRequestParts<App> for Caller {
@@ -124,6 +159,7 @@ impl FromRequestParts<App> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match shown(parts, app).await? {
+            Shown::Nobody(credential) => Err(Problem::Unauthenticated(credential)),
             Shown::Session(member) => Ok(member.signed_in.person.into()),
             Shown::Token(person, Scopes(scopes)) => {
                 let needed = if is_safe(&parts.method) { Scope::JobsRead } else { Scope::JobsWrite };
@@ -138,6 +174,7 @@ impl FromRequestParts<App> for Member {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Problem> {
         match shown(parts, app).await? {
+            Shown::Nobody(credential) => Err(Problem::Unauthenticated(credential)),
             Shown::Session(member) => Ok(member),
             Shown::Token(..) => Err(Problem::SessionNeeded),
         }

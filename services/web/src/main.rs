@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use web::{App, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
 
 /// What is cached is loaded by so many of the pool's connections at a time; the others are for what is asked for and written.
-const LOADS: usize = 4;
+const LOADS: usize = 2;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

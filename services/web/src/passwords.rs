@@ -17,6 +17,8 @@ use crate::problem::Problem;
 /// In characters. A longer one would be no safer, only dearer to hash.
 const LEAST: usize = 8;
 const MOST: usize = 128;
+/// Hashes at once, however many cores there are: each takes 19 MiB of what the process may have.
+const MOST_PLACES: usize = 4;
 /// What OWASP asks for at least: 19 MiB, twice over, by one thread.
 const PARAMS: Result<Params, argon2::Error> = Params::new(19_456, 2, 1, None);
 /// Nobody's. What is compared with it takes as long as anything.
@@ -62,7 +64,7 @@ pub(crate) enum Checked {
     },
 }
 
-/// Hashes passwords, as many at once as there are cores. Clones share the places.
+/// Hashes passwords, as many at once as there are cores, and few. Clones share the places.
 #[derive(Clone, Debug)]
 pub(crate) struct Passwords {
     places: Arc<Semaphore>,
@@ -72,7 +74,7 @@ pub(crate) struct Passwords {
 impl Passwords {
     /// Whoever finds no place within `wait` is told to come back.
     pub(crate) fn new(wait: Duration) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PLACES);
         Self { places: Arc::new(Semaphore::new(cores)), wait }
     }
 

@@ -13,7 +13,7 @@ use cache::{Charge, Limit, Limiter, Redis, Standing, Verdict};
 use sha2::{Digest, Sha256};
 
 use crate::App;
-use crate::caller::Caller;
+use crate::caller::user_of;
 use crate::client_address::{ClientAddress, TrustedProxies};
 use crate::problem::Problem;
 use crate::settings::LimitSettings;
@@ -25,6 +25,9 @@ const MOST_PER_MINUTE: u32 = 60_000_000;
 const SIGN_IN_ACCOUNT: Limit = Limit::new("sign-in-account", 10, Duration::from_secs(600));
 /// Tries from one address, with whatever account. Behind one there may be an office.
 const SIGN_IN_ADDRESS: Limit = Limit::new("sign-in-address", 60, Duration::from_secs(600));
+
+/// Tokens from one address that Redis does not know, so that the database is asked. A new one is known from its making on.
+const UNKNOWN_TOKENS: Limit = Limit::new("unknown-tokens", 60, MINUTE);
 
 /// draft-ietf-httpapi-ratelimit-headers-11: which limits hold, and how the client stands with them.
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -79,6 +82,15 @@ impl RateLimits {
         self.take(&charges).await.map(drop)
     }
 
+    /// Counts a token that Redis does not know, for which the database is asked.
+    ///
+    /// # Errors
+    /// There were too many from the address.
+    pub(crate) async fn check_stranger(&self, address: IpAddr) -> Result<(), TooMany> {
+        let address = address.to_string();
+        self.take(&[Charge { limit: UNKNOWN_TOKENS, subject: &address, cost: 1 }]).await.map(drop)
+    }
+
     async fn take(&self, charges: &[Charge<'_>]) -> Result<Vec<Standing>, TooMany> {
         match self.limiter.take(charges).await {
             Verdict::Allowed(standings) => Ok(standings),
@@ -108,9 +120,9 @@ impl TooMany {
 /// Lets a request through for what it costs its caller or, without one, its address.
 pub(crate) async fn charge(State((app, cost)): State<(App, u32)>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
-    let subject = match Caller::from_request_parts(&mut parts, &app).await {
-        Ok(caller) => format!("caller-{}", caller.id()),
-        Err(_) => match ClientAddress::from_request_parts(&mut parts, &app).await {
+    let subject = match user_of(&mut parts, &app).await {
+        Some(user) => format!("caller-{user}"),
+        None => match ClientAddress::from_request_parts(&mut parts, &app).await {
             Ok(ClientAddress(address)) => format!("address-{address}"),
             Err(problem) => return problem.into_response(),
         },

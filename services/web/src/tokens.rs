@@ -27,6 +27,7 @@ use uuid::Uuid;
 use crate::caller::Person;
 use crate::generations::{Generations, Of};
 use crate::problem::Problem;
+use crate::rate_limits::TooMany;
 
 /// By which a token that was left somewhere is recognised.
 const PREFIX: &str = "prm_";
@@ -37,7 +38,7 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// How long Redis is believed before PostgreSQL is asked again, if it answers: a power cut can cost Redis its last second.
 const BELIEVED: TimeDelta = TimeDelta::minutes(5);
 /// Lookups in PostgreSQL at once: whoever guesses tokens must not keep its connections.
-const LOOKUPS: usize = 4;
+const LOOKUPS: usize = 2;
 const REVOKED: &str = "revoked";
 const UNKNOWN: &str = "unknown";
 
@@ -100,8 +101,15 @@ impl Tokens {
         Self { redis, pool, generations, places, checking: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Whom the token speaks for, if it is good. PostgreSQL is asked for at most `patience`; `live` says that it answers.
-    pub(crate) async fn find(&self, token: &str, patience: Duration, live: bool) -> Result<Option<Bearer>, Problem> {
+    /// Whom the token speaks for, if it is good. PostgreSQL is asked for at most `patience`, and for a token that Redis does not know
+    /// only after `stranger` has let that pass; `live` says that it answers.
+    pub(crate) async fn find(
+        &self,
+        token: &str,
+        patience: Duration,
+        live: bool,
+        stranger: impl AsyncFnOnce() -> Result<(), TooMany>,
+    ) -> Result<Option<Bearer>, Problem> {
         if !LENGTHS.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(None);
         }
@@ -116,6 +124,7 @@ impl Tokens {
                 Some(entry)
             }
             Ok(Known::Nothing) => {
+                stranger().await?;
                 let learnt = self.learn(&digest, patience).await?;
                 if learnt.is_none() {
                     self.note_unknown(&digest).await;

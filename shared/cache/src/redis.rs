@@ -1,11 +1,11 @@
 //! The way to one Redis server: settings, one shared connection, the deadline that every call has, and the breaker that spares
 //! callers the wait while the server is away.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
-use redis::{Client, Cmd, FromRedisValue, ScriptInvocation};
+use redis::{Client, Cmd, ErrorKind, FromRedisValue, ScriptInvocation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -77,10 +77,12 @@ pub enum RedisError {
         action: &'static str,
     },
     /// No answer in time; whether the call had an effect is unknown.
-    #[error("{action}: no answer from redis within {} ms", CALL_DEADLINE.as_millis())]
+    #[error("{action}: no answer from redis within {} ms", .deadline.as_millis())]
     Deadline {
         /// What was tried, as "verb the noun".
         action: &'static str,
+        /// How long it was waited for.
+        deadline: Duration,
     },
     /// The call failed.
     #[error("{action}")]
@@ -95,19 +97,28 @@ pub enum RedisError {
 
 /// What is known of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum State {
+struct State {
+    /// Whether it ever answered.
+    met: bool,
     /// Calls without an answer, one after the other.
-    Failing(u32),
-    /// It answers.
-    Well,
-    /// It answers, and is set otherwise than its role needs.
-    SetOtherwise(String),
+    failures: u32,
+    /// How it is set otherwise than its role needs.
+    differs: Option<String>,
+}
+
+impl State {
+    fn is_away(&self) -> bool {
+        self.failures >= FAILURES
+    }
 }
 
 /// One Redis server. Clones share its connection and its breaker.
 #[derive(Clone)]
 pub struct Redis {
-    connection: ConnectionManager,
+    client: Client,
+    /// Replaced when it is good for nothing any more.
+    connection: Arc<RwLock<ConnectionManager>>,
+    deadline: Duration,
     role: Role,
     prefix: Arc<str>,
     state: Arc<watch::Sender<State>>,
@@ -121,16 +132,22 @@ impl Redis {
     /// [`RedisError::Address`] when the URL cannot be parsed.
     pub fn new(settings: &RedisSettings, role: Role) -> Result<Self, RedisError> {
         let client = Client::open(settings.url.expose_secret()).map_err(|_| RedisError::Address)?;
-        // No second try inside a call: its caller has a way without Redis, and the next call tries again.
-        let config = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(CALL_DEADLINE))
-            // The deadline around each call is enough.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(WRITE_QUEUE);
-        let connection = ConnectionManager::new_lazy_with_config(client, config).map_err(|_| RedisError::Address)?;
-        let state = Arc::new(watch::channel(State::Failing(0)).0);
-        Ok(Self { connection, role, prefix: settings.prefix.as_str().into(), state })
+        let connection = connect(&client)?;
+        let state = State { met: false, failures: 0, differs: None };
+        Ok(Self {
+            client,
+            connection: Arc::new(RwLock::new(connection)),
+            deadline: CALL_DEADLINE,
+            role,
+            prefix: settings.prefix.as_str().into(),
+            state: Arc::new(watch::channel(state).0),
+        })
+    }
+
+    /// The same with another deadline for each call.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
     }
 
     /// The name of a key or channel on the server: the prefix, then the parts, with colons between.
@@ -151,7 +168,7 @@ impl Redis {
     /// # Errors
     /// Redis is away, does not answer in time, or says no. `action` names the call in the error, as "verb the noun".
     pub async fn query<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.within(action, async move { command.query_async(&mut connection).await }).await
     }
 
@@ -164,28 +181,29 @@ impl Redis {
         action: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let mut connection = self.connection.clone();
+        let mut connection = self.connection();
         self.within(action, async move { script.invoke_async(&mut connection).await }).await
     }
 
     /// Whether the server has not answered lately, so that calls fail without asking it.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        matches!(*self.state.borrow(), State::Failing(FAILURES..))
+        self.state.borrow().is_away()
     }
 
     /// For `/readyz`: `connected`, or what is wrong.
     pub fn readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
         let state = self.state.subscribe();
         move || match &*state.borrow() {
-            State::Well => Ok("connected".to_owned()),
-            State::Failing(_) => Err("reconnecting".to_owned()),
-            State::SetOtherwise(how) => Err(how.clone()),
+            State { met: false, .. } => Err("reconnecting".to_owned()),
+            state if state.is_away() => Err("reconnecting".to_owned()),
+            State { differs: Some(how), .. } => Err(how.clone()),
+            _ => Ok("connected".to_owned()),
         }
     }
 
-    /// Keeps looking at the server until `drain`: probes it while nobody else asks, and compares its settings with what its role
-    /// needs each time that it has come back.
+    /// Keeps looking at the server until `drain`: probes it while nobody else asks, connects anew while it does not answer, and
+    /// compares its settings with what its role needs each time that it has come back.
     pub async fn watch(self, drain: CancellationToken) {
         let mut checked = false;
         loop {
@@ -194,6 +212,9 @@ impl Redis {
                 checked = self.check_settings().await;
             }
             checked &= probed;
+            if self.is_away() {
+                self.connect_anew();
+            }
             let pause = async {
                 match probed {
                     false => sleep(PROBE_PAUSE).await,
@@ -206,17 +227,30 @@ impl Redis {
         }
     }
 
+    fn connection(&self) -> ConnectionManager {
+        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives up the connection: the driver notices neither a peer that vanished without a word, until TCP does, nor a password that
+    /// has become right.
+    fn connect_anew(&self) {
+        match connect(&self.client) {
+            Ok(connection) => *self.connection.write().unwrap_or_else(PoisonError::into_inner) = connection,
+            Err(error) => tracing::error!(redis = self.role.name(), %error, "connect to redis anew"),
+        }
+    }
+
     /// Ends when the server does not answer any more.
     async fn gone(&self) {
         let mut state = self.state.subscribe();
-        let gone = state.wait_for(|state| matches!(state, State::Failing(FAILURES..))).await;
+        let gone = state.wait_for(State::is_away).await;
         debug_assert!(gone.is_ok(), "the sender lives as long as this");
     }
 
     /// Asks for a sign of life, whatever the breaker says.
     async fn probe(&self) -> bool {
-        let mut connection = self.connection.clone();
-        let answer = timeout(CALL_DEADLINE, redis::cmd("PING").query_async::<String>(&mut connection)).await;
+        let mut connection = self.connection();
+        let answer = timeout(self.deadline, redis::cmd("PING").query_async::<String>(&mut connection)).await;
         let answered = answer.is_ok_and(|answer| answer.is_ok());
         self.heard(answered);
         answered
@@ -239,14 +273,15 @@ impl Redis {
             (is != wanted).then(|| format!("{name} is \"{is}\", not \"{wanted}\""))
         });
         let differs = differs.collect::<Vec<_>>().join(", ");
-        if !differs.is_empty() {
+        let differs = (!differs.is_empty()).then_some(differs);
+        if let Some(differs) = &differs {
             tracing::error!(
                 redis = self.role.name(),
                 differs,
                 "redis is set otherwise than it must be: change it there"
             );
-            self.state.send_replace(State::SetOtherwise(differs));
         }
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.differs, differs.clone()) != differs);
         true
     }
 
@@ -258,34 +293,29 @@ impl Redis {
         if self.is_away() {
             return Err(RedisError::Away { action });
         }
-        let outcome = timeout(CALL_DEADLINE, call).await;
+        let outcome = timeout(self.deadline, call).await;
         let answered = match &outcome {
             Ok(outcome) => !outcome.as_ref().is_err_and(is_silence),
             Err(_) => false,
         };
         self.heard(answered);
         match outcome {
-            Ok(Err(error)) if error.is_timeout() => Err(RedisError::Deadline { action }),
+            Ok(Err(error)) if error.is_timeout() => Err(RedisError::Deadline { action, deadline: self.deadline }),
             Ok(outcome) => outcome.map_err(|source| RedisError::Failed { action, source }),
-            Err(_) => Err(RedisError::Deadline { action }),
+            Err(_) => Err(RedisError::Deadline { action, deadline: self.deadline }),
         }
     }
 
     /// Keeps the count of calls without an answer.
     fn heard(&self, answered: bool) {
         // Nearly always, and then nobody needs to be held up.
-        if answered && !matches!(*self.state.borrow(), State::Failing(_)) {
+        if answered && matches!(*self.state.borrow(), State { met: true, failures: 0, .. }) {
             return;
         }
         let before = self.is_away();
-        self.state.send_if_modified(|state| {
-            let next = match (&state, answered) {
-                (State::Failing(_), true) => State::Well,
-                (State::Failing(failures), false) => State::Failing((failures + 1).min(FAILURES)),
-                (State::Well | State::SetOtherwise(_), true) => return false,
-                (State::Well | State::SetOtherwise(_), false) => State::Failing(1),
-            };
-            std::mem::replace(state, next.clone()) != next
+        self.state.send_modify(|state| {
+            state.met |= answered;
+            state.failures = if answered { 0 } else { (state.failures + 1).min(FAILURES) };
         });
         match (before, self.is_away()) {
             (false, true) => tracing::warn!(redis = self.role.name(), "redis does not answer"),
@@ -295,7 +325,22 @@ impl Redis {
     }
 }
 
-/// Whether the server said nothing, as opposed to no.
+/// A connection that is made when first used.
+fn connect(client: &Client) -> Result<ConnectionManager, RedisError> {
+    // No second try inside a call: its caller has a way without Redis, and the next call tries again.
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(CALL_DEADLINE))
+        // The deadline around each call is enough.
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(WRITE_QUEUE);
+    ConnectionManager::new_lazy_with_config(client.clone(), config).map_err(|_| RedisError::Address)
+}
+
+/// Whether the server said nothing, as opposed to no; one that lets nobody in is as good as away.
 fn is_silence(error: &redis::RedisError) -> bool {
-    error.is_io_error() || error.is_connection_dropped() || error.is_timeout()
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || error.is_timeout()
+        || error.kind() == ErrorKind::AuthenticationFailed
 }

@@ -1,7 +1,7 @@
 //! Work on its way to the broker: written with the change that decides on it, taken by a dispatcher when due.
 //! What a message means, and how it is published, is not known here.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -196,9 +196,11 @@ impl Batch {
     pub async fn finish(mut self, outcomes: &[(Uuid, Outcome)]) -> Result<(), DatabaseError> {
         self.held
             .call("mark the rows of the outbox", async |connection| {
-                mark_sent(connection, &self.rows, outcomes).await?;
+                mark_sent(connection, outcomes).await?;
                 mark_failed(connection, outcomes).await?;
-                set_aside(connection, &self.rows, outcomes).await?;
+                set_aside(connection, outcomes).await?;
+                // In one go, which locks the jobs in the order in which everybody does.
+                apply_in(connection, &told(&self.rows, outcomes)).await?;
                 sqlx::query("COMMIT").execute(connection).await
             })
             .await?;
@@ -207,20 +209,29 @@ impl Batch {
     }
 }
 
-async fn mark_sent(
-    connection: &mut PgConnection,
-    rows: &[DueRow],
-    outcomes: &[(Uuid, Outcome)],
-) -> Result<(), sqlx::Error> {
-    let sent: HashSet<Uuid> =
+/// What the timelines are to say of the outcomes.
+fn told(rows: &[DueRow], outcomes: &[(Uuid, Outcome)]) -> Vec<JobEvent> {
+    let kinds: HashMap<Uuid, &str> = rows.iter().map(|row| (row.job_id, row.kind.as_str())).collect();
+    let told = outcomes.iter().filter_map(|(job_id, outcome)| {
+        let (event_type, data) = match outcome {
+            Outcome::Sent => (JobEventType::Queued, json!({})),
+            Outcome::Failed { .. } => return None,
+            Outcome::SetAside { reason } => {
+                (JobEventType::Dead, json!({"failure": {"kind": "rejected", "reason": reason}}))
+            }
+        };
+        Some(event(*job_id, (*kinds.get(job_id)?).to_owned(), event_type, data))
+    });
+    told.collect()
+}
+
+async fn mark_sent(connection: &mut PgConnection, outcomes: &[(Uuid, Outcome)]) -> Result<(), sqlx::Error> {
+    let sent: Vec<Uuid> =
         outcomes.iter().filter(|(_, outcome)| *outcome == Outcome::Sent).map(|(job_id, _)| *job_id).collect();
-    let queued = rows.iter().filter(|row| sent.contains(&row.job_id));
-    let queued = queued.map(|row| event(row.job_id, row.kind.clone(), JobEventType::Queued, json!({})));
-    apply_in(connection, &queued.collect::<Vec<_>>()).await?;
     sqlx::query(
         "UPDATE outbox SET sent_at = clock_timestamp(), attempts = attempts + 1, last_error = NULL WHERE job_id = ANY($1)",
     )
-    .bind(sent.into_iter().collect::<Vec<_>>())
+    .bind(sent)
     .execute(connection)
     .await?;
     Ok(())
@@ -252,14 +263,9 @@ async fn mark_failed(connection: &mut PgConnection, outcomes: &[(Uuid, Outcome)]
     Ok(())
 }
 
-async fn set_aside(
-    connection: &mut PgConnection,
-    rows: &[DueRow],
-    outcomes: &[(Uuid, Outcome)],
-) -> Result<(), sqlx::Error> {
+async fn set_aside(connection: &mut PgConnection, outcomes: &[(Uuid, Outcome)]) -> Result<(), sqlx::Error> {
     for (job_id, outcome) in outcomes {
         let Outcome::SetAside { reason } = outcome else { continue };
-        let Some(row) = rows.iter().find(|row| row.job_id == *job_id) else { continue };
         sqlx::query(
             "UPDATE outbox SET set_aside_at = clock_timestamp(), attempts = attempts + 1, last_error = $2 WHERE job_id = $1",
         )
@@ -267,8 +273,6 @@ async fn set_aside(
         .bind(storable(reason))
         .execute(&mut *connection)
         .await?;
-        let failure = json!({"failure": {"kind": "rejected", "reason": reason}});
-        apply_in(connection, &[event(*job_id, row.kind.clone(), JobEventType::Dead, failure)]).await?;
     }
     Ok(())
 }

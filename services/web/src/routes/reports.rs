@@ -7,6 +7,7 @@ use pipeline::jobs::{Grouping, Period, RenderReport, ReportKind};
 use pipeline::topology::Lane;
 use pipeline::{OutgoingJob, TraceContext};
 use serde::{Deserialize, Serialize};
+use store::accounts::Role;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -153,7 +154,7 @@ fn day<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<NaiveDate, D
         (status = 400, description = "The body is no JSON, or the Idempotency-Key is none", body = ProblemBody,
             content_type = "application/problem+json"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The user is not staff, the token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
         (status = 415, description = "The body is not declared to be JSON", body = ProblemBody, content_type = "application/problem+json"),
@@ -172,6 +173,7 @@ pub(crate) async fn request_report(
     OptionalKey(key): OptionalKey,
     StrictJson(request): StrictJson<ReportRequest>,
 ) -> Result<Accepted, Problem> {
+    caller.must_be(Role::Staff)?;
     let Object(days) = request.period;
     let period = Period::new(days.from, days.to).map_err(|error| Problem::field("period", error.to_string()))?;
     let asked = Asked {

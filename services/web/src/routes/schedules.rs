@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
 use pipeline::jobs::{Grouping, Job, RelativePeriod, RenderReport, ReportKind, ReportTemplate};
 use serde::{Deserialize, Serialize};
+use store::accounts::Role;
 use store::schedules::{Firing, InvalidTiming, NewSchedule, Schedule, Timing};
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -156,7 +157,7 @@ pub(crate) struct Schedules {
         (status = 201, description = "Made", body = ScheduleView, headers(("Location" = String, description = "The schedule"))),
         (status = 400, description = "The body is no JSON", body = ProblemBody, content_type = "application/problem+json"),
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "The user is not staff, the token has not the scope `jobs:write`, or another site sent the request", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "The caller has 100 schedules already", body = ProblemBody, content_type = "application/problem+json"),
         (status = 413, description = "The body is too large", body = ProblemBody, content_type = "application/problem+json"),
@@ -173,6 +174,7 @@ pub(crate) async fn create(
     caller: Caller,
     StrictJson(request): StrictJson<ScheduleRequest>,
 ) -> Result<Response, Problem> {
+    caller.must_be(Role::Staff)?;
     let name = checked_name(request.name)?;
     let timing = Timing::parse(&request.cron, &request.time_zone).map_err(|error| {
         let field = if error == InvalidTiming::TimeZone { "time_zone" } else { "cron" };

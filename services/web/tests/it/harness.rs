@@ -135,7 +135,8 @@ impl Web {
         let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
         let copies = Redis::new(&behind.cache, Role::Cache).unwrap();
-        let redis = Redis::new(&behind.redis, Role::Durable).unwrap();
+        // A loaded machine has its pauses.
+        let redis = Redis::new(&behind.redis, Role::Durable).unwrap().with_deadline(Duration::from_secs(2));
         let settings = LimitSettings { requests_per_minute: behind.requests_per_minute };
         let proxies = behind.trusted_proxies.to_owned().try_into().unwrap();
         let rate_limits = RateLimits::new(redis.clone(), &settings, proxies).unwrap();
@@ -245,6 +246,14 @@ impl Web {
         Member { sid, user: user["id"].as_str().unwrap().parse().unwrap() }
     }
 
+    /// The same, of somebody who belongs to the staff.
+    pub(crate) async fn staff_member(&self, email: &str) -> Member {
+        let member = self.member(email).await;
+        let promote = sqlx::query("UPDATE users SET role = 'staff' WHERE id = $1").bind(member.user);
+        promote.execute(&self.pool).await.unwrap();
+        self.signed_in(email, PASSWORD).await
+    }
+
     pub(crate) async fn login(&self, email: &str, password: &str) -> Response {
         let body = json!({"email": email, "password": password});
         self.client.post(self.url("/v1/login")).json(&body).send().await.unwrap()
@@ -295,7 +304,7 @@ pub(crate) fn secret_key(family: &str, secret: &str) -> String {
 /// What Redis knows of a token of Alice's or Bob's, in the form that every release reads.
 pub(crate) fn entry(user: Uuid, name: &str) -> Value {
     json!({
-        "person": {"user": user, "name": name, "address": format!("{}@shop.example", name.to_lowercase()), "role": "customer"},
+        "person": {"user": user, "name": name, "address": format!("{}@shop.example", name.to_lowercase()), "role": "staff"},
         "scopes": ["jobs:read", "jobs:write"],
         "expires_at": Utc::now() + TimeDelta::hours(1),
         "generation": 0,
@@ -313,7 +322,7 @@ async fn introduce(settings: &RedisSettings) {
 
 /// Writes a value for an hour.
 pub(crate) async fn keep(settings: &RedisSettings, key: &str, value: &str) {
-    let redis = Redis::new(settings, Role::Durable).unwrap();
+    let redis = Redis::new(settings, Role::Durable).unwrap().with_deadline(DEADLINE);
     let command = redis::cmd("SET").arg(redis.key(&[key])).arg(value).arg("EX").arg(3600).to_owned();
     redis.query::<()>("prepare a test", &command).await.unwrap();
 }
@@ -336,9 +345,9 @@ pub(crate) async fn finish_tracked(vhost: Vhost, left: (&str, u32)) {
     vhost.finish(&expected).await;
 }
 
-/// A user without a password.
+/// A member of the staff without a password.
 async fn insert_user(pool: &PgPool, id: Uuid, name: &str) {
-    sqlx::query("INSERT INTO users (id, name, email, country) VALUES ($1, $2, $3, 'DE')")
+    sqlx::query("INSERT INTO users (id, name, email, country, role) VALUES ($1, $2, $3, 'DE', 'staff')")
         .bind(id)
         .bind(name)
         .bind(format!("{}@shop.example", name.to_lowercase()))

@@ -138,7 +138,7 @@ fn away() -> RedisSettings {
 }
 
 fn limits(redis: &RedisSettings) -> RateLimits {
-    let redis = Redis::new(redis, Role::Durable).unwrap();
+    let redis = Redis::new(redis, Role::Durable).unwrap().with_deadline(std::time::Duration::from_secs(2));
     RateLimits::new(redis, &LimitSettings { requests_per_minute: 1 }, TrustedProxies::default()).unwrap()
 }
 

@@ -133,7 +133,7 @@ async fn a_sign_in_that_began_before_the_password_was_changed_does_not_outlive_t
 async fn a_session_that_nobody_uses_is_over_and_one_in_use_goes_on() {
     let database = database().await;
     let mut behind = Behind::database(&database);
-    behind.limits.session_idle = Duration::from_secs(3);
+    behind.limits.session_idle = Duration::from_secs(10);
     let web = Web::start(behind).await;
     let (used, left) = (web.member("ada@shop.example").await, web.member("eve@shop.example").await);
     // Until the one that nobody uses is gone from Redis, the other is used; and it is the older one.
@@ -151,12 +151,17 @@ async fn a_session_that_nobody_uses_is_over_and_one_in_use_goes_on() {
 async fn a_session_is_over_in_the_end_however_much_it_is_used_or_renewed() {
     let database = database().await;
     let mut behind = Behind::database(&database);
-    behind.limits.session_absolute = Duration::from_secs(4);
+    behind.limits.session_absolute = Duration::from_secs(10);
     let web = Web::start(behind).await;
     let ada = web.member("ada@shop.example").await;
     // A new id begins no new time.
-    let renewed = sid(&change(&web, &ada.sid, PASSWORD, "battery staple").await);
-    let sid = renewed.unwrap_or(ada.sid);
+    let begun = async |sid: &str| -> Value {
+        let kept = web.kept(&secret_key("session", sid)).await.unwrap();
+        serde_json::from_str::<Value>(&kept).unwrap()["signed_in"]["begun_at"].clone()
+    };
+    let first = begun(&ada.sid).await;
+    let sid = sid(&change(&web, &ada.sid, PASSWORD, "battery staple").await).unwrap();
+    assert_eq!(begun(&sid).await, first);
     wait("the session is over", async || web.status_of(&sid).await == 401).await;
     assert_eq!(web.kept(&secret_key("session", &sid)).await, None);
     web.stop().await;
@@ -299,11 +304,26 @@ async fn a_session_asks_for_work_without_the_database() {
     let behind = Behind::database(&database);
     let redis = behind.redis.clone();
     let web = Web::start(behind).await;
-    let ada = web.member("ada@shop.example").await;
+    let ada = web.staff_member("ada@shop.example").await;
     web.stop().await;
     let web = Web::start_connected(Behind { redis, ..Behind::broker(&vhost) }).await;
     let asked = web.with_sid(Method::POST, "/v1/reports", &ada.sid).json(&november()).send().await.unwrap();
     assert_eq!(asked.status(), StatusCode::ACCEPTED);
     web.stop().await;
     vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 1)]).await;
+}
+
+#[tokio::test]
+async fn only_the_staff_asks_for_what_the_whole_shop_sold() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let (ada, eve) = (web.member("ada@shop.example").await, web.staff_member("eve@shop.example").await);
+    let schedule = json!({"name": "weekly", "cron": "0 8 * * 1", "time_zone": "UTC",
+        "report": {"report": "sales", "period": "last-week"}});
+    for (path, body) in [("/v1/reports", november()), ("/v1/schedules", schedule)] {
+        let ask = async |sid: &str| web.with_sid(Method::POST, path, sid).json(&body).send().await.unwrap();
+        problem(ask(&ada.sid).await, 403, "role-missing").await;
+        assert!(ask(&eve.sid).await.status().is_success(), "{path}");
+    }
+    web.stop().await;
 }

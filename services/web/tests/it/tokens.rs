@@ -200,7 +200,7 @@ async fn without_the_database_a_token_that_redis_knows_asks_for_work() {
     let behind = Behind::database(&database);
     let redis = behind.redis.clone();
     let web = Web::start(behind).await;
-    let ada = web.member("ada@shop.example").await;
+    let ada = web.staff_member("ada@shop.example").await;
     let (_, token) = make(&web, &ada, &["jobs:write"]).await;
     web.stop().await;
 
@@ -274,11 +274,11 @@ async fn an_account_that_is_changed_is_read_anew_by_its_tokens() {
         let kept = two.kept(&secret_key("token", ALICE)).await.unwrap();
         serde_json::from_str::<Value>(&kept).unwrap()["person"]["role"].clone()
     };
-    assert_eq!((two.status_of_token(ALICE).await, known().await), (200, json!("customer")));
-    let path = format!("/v1/users/{ALICE_ID}/role");
-    let put = one.with_sid(Method::PUT, &path, &operator.sid).json(&json!({"role": "staff"})).send().await.unwrap();
-    assert_eq!(put.status(), StatusCode::NO_CONTENT);
     assert_eq!((two.status_of_token(ALICE).await, known().await), (200, json!("staff")));
+    let path = format!("/v1/users/{ALICE_ID}/role");
+    let put = one.with_sid(Method::PUT, &path, &operator.sid).json(&json!({"role": "operator"})).send().await.unwrap();
+    assert_eq!(put.status(), StatusCode::NO_CONTENT);
+    assert_eq!((two.status_of_token(ALICE).await, known().await), (200, json!("operator")));
     one.stop().await;
     two.stop().await;
 }
@@ -296,5 +296,21 @@ async fn nobody_sees_or_revokes_the_tokens_of_others() {
     let list: Value = web.with_sid(Method::GET, "/v1/tokens", &eve.sid).send().await.unwrap().json().await.unwrap();
     assert_eq!(list, json!({"tokens": []}));
     assert_eq!(web.status_of_token(&token).await, 200);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn who_guesses_tokens_is_told_to_wait_before_the_database_is_asked() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let guess = async |number: usize| web.status_of_token(&format!("a-token-that-is-nobodys-{number}")).await;
+    // One a second comes back.
+    let mut guesses = 0;
+    while guesses < 1000 && guess(guesses).await == 401 {
+        guesses += 1;
+    }
+    assert!((60..1000).contains(&guesses), "{guesses} guesses from one address");
+    // What is known to be nobody's is no guess, and who has a token goes on.
+    assert_eq!((guess(0).await, web.status_of_token(ALICE).await), (401, 200));
     web.stop().await;
 }

@@ -64,7 +64,7 @@ fn micros(time: Duration) -> u64 {
 /// A way of its own to the same keys, as another process has.
 fn another(prefix: &str) -> Redis {
     let settings = RedisSettings { url: backing::redis_url("durable").into(), prefix: prefix.to_owned() };
-    Redis::new(&settings, Role::Durable).unwrap()
+    Redis::new(&settings, Role::Durable).unwrap().with_deadline(crate::PATIENCE)
 }
 
 #[tokio::test]

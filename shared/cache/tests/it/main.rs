@@ -17,13 +17,16 @@ use cache::{Redis, RedisSettings, Role};
 use tokio::net::TcpListener;
 use uuid::Uuid;
 
+/// For calls of tests that are about something else: a loaded machine has its pauses.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// A server's keys for one test.
 fn own_keys(role: Role) -> Redis {
     let url = match role {
         Role::Cache => backing::redis_url("cache"),
         Role::Durable => backing::redis_url("durable"),
     };
-    at(&url, role)
+    at(&url, role).with_deadline(PATIENCE)
 }
 
 fn at(url: &str, role: Role) -> Redis {

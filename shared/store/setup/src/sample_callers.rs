@@ -30,8 +30,9 @@ pub async fn sign_up(pool: &PgPool, tokens: &BTreeMap<String, SecretString>) -> 
             LENGTHS.end()
         );
         let user: Uuid = sqlx::query_scalar(
-            "INSERT INTO users (id, name, email, country) VALUES ($1, initcap($2), $2 || '@shop.example', 'DE')
-             ON CONFLICT (lower(email)) DO UPDATE SET email = users.email RETURNING id",
+            "INSERT INTO users (id, name, email, country, role) VALUES ($1, initcap($2), $2 || '@shop.example', 'DE', 'staff')
+             ON CONFLICT (lower(email)) DO UPDATE SET role = CASE users.role WHEN 'operator' THEN 'operator' ELSE 'staff' END
+             RETURNING id",
         )
         .bind(Uuid::now_v7())
         .bind(name)
@@ -49,7 +50,7 @@ pub async fn sign_up(pool: &PgPool, tokens: &BTreeMap<String, SecretString>) -> 
         let given = sqlx::query(
             "INSERT INTO api_tokens (id, user_id, name, digest, scopes, expires_at)
              VALUES ($1, $2, $3, $4, '{jobs:read,jobs:write}', now() + interval '1 year')
-             ON CONFLICT (digest) DO UPDATE SET expires_at = excluded.expires_at WHERE api_tokens.user_id = excluded.user_id",
+             ON CONFLICT (digest) DO UPDATE SET expires_at = excluded.expires_at, revoked_at = NULL WHERE api_tokens.user_id = excluded.user_id",
         )
         .bind(Uuid::now_v7())
         .bind(user)

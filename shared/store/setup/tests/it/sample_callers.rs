@@ -36,6 +36,9 @@ async fn a_sample_caller_has_the_one_token_of_the_latest_run() {
     assert_eq!(speaks_for(&pool, "token-of-bobs-0123456789").await.as_deref(), Some("bob@shop.example"));
     let users: i64 = sqlx::query_scalar("SELECT count(*) FROM users").fetch_one(&pool).await.unwrap();
     assert_eq!(users, 2);
+    sign_up(&pool, &tokens(&[("alice", ONE)])).await.unwrap();
+    assert_eq!(speaks_for(&pool, ONE).await.as_deref(), Some("alice@shop.example"), "the way back");
+    assert_eq!(speaks_for(&pool, OTHER).await, None);
 }
 
 #[tokio::test]
