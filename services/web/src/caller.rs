@@ -63,7 +63,7 @@ impl Caller {
 
     /// That the user has a role, or one that may do more.
     pub(crate) fn must_be(&self, role: Role) -> Result<(), Problem> {
-        if self.0.role >= role { Ok(()) } else { Err(Problem::RoleMissing(role)) }
+        must_be(self.0.role, role)
     }
 }
 
@@ -89,8 +89,12 @@ impl Member {
 
     /// That the person has a role, or one that may do more.
     pub(crate) fn must_be(&self, role: Role) -> Result<(), Problem> {
-        if self.signed_in.person.role >= role { Ok(()) } else { Err(Problem::RoleMissing(role)) }
+        must_be(self.signed_in.person.role, role)
     }
+}
+
+fn must_be(role: Role, least: Role) -> Result<(), Problem> {
+    if role >= least { Ok(()) } else { Err(Problem::RoleMissing(least)) }
 }
 
 /// By what a request shows who sends it. A token comes before a session: it was put there on purpose.
