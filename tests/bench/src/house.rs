@@ -22,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct House {
     rabbitmq: String,
     postgres: String,
+    redis_cache: String,
     redis_durable: String,
     redis_everysec: String,
     redis_memory: String,
@@ -38,6 +39,7 @@ impl House {
         Ok(Self {
             rabbitmq: variable("BENCH_RABBITMQ")?,
             postgres,
+            redis_cache: variable("BENCH_REDIS_CACHE")?,
             redis_durable: variable("BENCH_REDIS_DURABLE")?,
             redis_everysec: variable("BENCH_REDIS_EVERYSEC")?,
             redis_memory: variable("BENCH_REDIS_MEMORY")?,
@@ -77,10 +79,14 @@ impl House {
         format!("amqp://{user}:{}@{}:5672/postroom", backing::broker_password(user), self.rabbitmq)
     }
 
-    /// The product's own, which keeps its limits.
+    /// The product's own, which forgets.
+    pub(crate) fn cache_url(&self) -> String {
+        redis_url(backing::composed("POSTROOM_REDIS_PASSWORD_CACHE"), &self.redis_cache)
+    }
+
+    /// The product's own, which keeps what lasts.
     pub(crate) fn durable_redis_url(&self) -> String {
-        let password = backing::composed("POSTROOM_REDIS_PASSWORD_DURABLE");
-        format!("redis://postroom:{password}@{}:6379", self.redis_durable)
+        redis_url(backing::composed("POSTROOM_REDIS_PASSWORD_DURABLE"), &self.redis_durable)
     }
 
     /// Where BullMQ keeps its jobs.
@@ -185,6 +191,10 @@ impl House {
 
 fn database_url(host: &str, database: &str) -> String {
     format!("postgres://postroom:{}@{host}:5432/{database}", backing::composed("POSTROOM_DATABASE_PASSWORD"))
+}
+
+fn redis_url(password: &str, host: &str) -> String {
+    format!("redis://postroom:{password}@{host}:6379")
 }
 
 pub(crate) fn variable(name: &str) -> anyhow::Result<String> {

@@ -68,7 +68,7 @@ pub(crate) async fn web(house: &House) -> anyhow::Result<(Service, String)> {
     let (api, health) = (free_address()?, free_address()?);
     let mut web = service(house, "web")?
         .env("POSTROOM__LINKS__SECRET", LINKS_SECRET)
-        .env("POSTROOM__REDIS__CACHE__URL", house.redis_url(false))
+        .env("POSTROOM__REDIS__CACHE__URL", house.cache_url())
         .env("POSTROOM__REDIS__DURABLE__URL", house.durable_redis_url())
         // One caller asks for all that there is.
         .env("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "60000000")
