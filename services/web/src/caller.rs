@@ -144,8 +144,8 @@ async fn by_token(parts: &mut Parts, app: &App) -> Result<Shown, Problem> {
         return Ok(Shown::Nobody(Credential::Token));
     };
     // Before the database is asked: whoever guesses would have it answer each guess.
-    let stranger = async || app.rate_limits.check_stranger(address).await;
-    let found = app.tokens.find(token, app.patience(), app.changes.is_live(), stranger).await?;
+    let counted = (&app.rate_limits, address);
+    let found = app.tokens.find(token, app.patience(), app.changes.is_live(), counted).await?;
     Ok(found.map_or(Shown::Nobody(Credential::Token), |bearer| Shown::Token(bearer.person, bearer.scopes)))
 }
 

@@ -26,7 +26,7 @@ const SIGN_IN_ACCOUNT: Limit = Limit::new("sign-in-account", 10, Duration::from_
 /// Tries from one address, with whatever account. Behind one there may be an office.
 const SIGN_IN_ADDRESS: Limit = Limit::new("sign-in-address", 60, Duration::from_secs(600));
 
-/// Tokens from one address that Redis does not know, so that the database is asked. A new one is known from its making on.
+/// Tokens from one address that turn out to be nobody's, after the database was asked.
 const UNKNOWN_TOKENS: Limit = Limit::new("unknown-tokens", 60, MINUTE);
 
 /// draft-ietf-httpapi-ratelimit-headers-11: which limits hold, and how the client stands with them.
@@ -82,13 +82,28 @@ impl RateLimits {
         self.take(&charges).await.map(drop)
     }
 
-    /// Counts a token that Redis does not know, for which the database is asked.
+    /// Whether the database may be asked for a token that Redis does not know. Of a good one, which many may use at once for the
+    /// first time, nothing is counted.
     ///
     /// # Errors
-    /// There were too many from the address.
+    /// There were too many from the address that were nobody's.
     pub(crate) async fn check_stranger(&self, address: IpAddr) -> Result<(), TooMany> {
+        let standings = self.strangers(address, 0).await?;
+        if standings.iter().all(|standing| standing.remaining > 0) {
+            return Ok(());
+        }
+        Err(TooMany { retry_after: MINUTE / UNKNOWN_TOKENS.quota(), standings })
+    }
+
+    /// Counts a token that is nobody's.
+    pub(crate) async fn count_stranger(&self, address: IpAddr) {
+        // Where there were too many already, no more can be counted.
+        drop(self.strangers(address, 1).await);
+    }
+
+    async fn strangers(&self, address: IpAddr, cost: u32) -> Result<Vec<Standing>, TooMany> {
         let address = address.to_string();
-        self.take(&[Charge { limit: UNKNOWN_TOKENS, subject: &address, cost: 1 }]).await.map(drop)
+        self.take(&[Charge { limit: UNKNOWN_TOKENS, subject: &address, cost }]).await
     }
 
     async fn take(&self, charges: &[Charge<'_>]) -> Result<Vec<Standing>, TooMany> {

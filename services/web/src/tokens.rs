@@ -5,6 +5,7 @@
 //! read PostgreSQL before cannot bring the token back. What Redis keeps carries the generation of the account, read before the
 //! database was: after a change of the account it counts no more.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ use uuid::Uuid;
 use crate::caller::Person;
 use crate::generations::{Generations, Of};
 use crate::problem::Problem;
-use crate::rate_limits::TooMany;
+use crate::rate_limits::RateLimits;
 
 /// By which a token that was left somewhere is recognised.
 const PREFIX: &str = "prm_";
@@ -102,13 +103,13 @@ impl Tokens {
     }
 
     /// Whom the token speaks for, if it is good. PostgreSQL is asked for at most `patience`, and for a token that Redis does not know
-    /// only after `stranger` has let that pass; `live` says that it answers.
+    /// only while few from that address were nobody's; `live` says that it answers.
     pub(crate) async fn find(
         &self,
         token: &str,
         patience: Duration,
         live: bool,
-        stranger: impl AsyncFnOnce() -> Result<(), TooMany>,
+        (limits, address): (&RateLimits, IpAddr),
     ) -> Result<Option<Bearer>, Problem> {
         if !LENGTHS.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Ok(None);
@@ -124,9 +125,10 @@ impl Tokens {
                 Some(entry)
             }
             Ok(Known::Nothing) => {
-                stranger().await?;
+                limits.check_stranger(address).await?;
                 let learnt = self.learn(&digest, patience).await?;
                 if learnt.is_none() {
+                    limits.count_stranger(address).await;
                     self.note_unknown(&digest).await;
                 }
                 learnt

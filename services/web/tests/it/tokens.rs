@@ -314,3 +314,13 @@ async fn who_guesses_tokens_is_told_to_wait_before_the_database_is_asked() {
     assert_eq!((guess(0).await, web.status_of_token(ALICE).await), (401, 200));
     web.stop().await;
 }
+
+#[tokio::test]
+async fn a_good_token_that_many_use_at_once_for_the_first_time_is_no_guess() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    insert_token(&web.pool, BOB_ID, "another-token-of-bobs").await;
+    let asked = (0..100).map(|_| web.status_of_token("another-token-of-bobs"));
+    assert_eq!(futures_util::future::join_all(asked).await, [200; 100]);
+    web.stop().await;
+}
