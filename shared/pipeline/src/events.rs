@@ -20,6 +20,10 @@ pub struct Event {
     #[serde(skip)]
     #[schemars(skip)]
     pub trace: Option<TraceContext>,
+    /// Of the payload, where the job was asked for under a key and the tracker is to know; in the headers, not in the body.
+    #[serde(skip)]
+    #[schemars(skip)]
+    pub payload_hash: Option<String>,
     /// The job that it tells of.
     pub job: JobReference,
     /// The run that it comes from; absent where the job was not running.
@@ -185,7 +189,7 @@ impl Event {
     /// An event of now.
     #[must_use]
     pub fn new(job: JobReference, run: Option<RunReference>, body: EventBody) -> Self {
-        Self { id: Uuid::now_v7(), trace: None, job, run, at: Utc::now(), body }
+        Self { id: Uuid::now_v7(), trace: None, payload_hash: None, job, run, at: Utc::now(), body }
     }
 
     /// A fact that a job brought about. Its id derives from the job and the type: told again by a later attempt, it is the same.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use lapin::options::BasicPublishOptions;
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Confirmation};
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, timeout_at};
@@ -15,7 +15,7 @@ use crate::connection::{Link, LinkState};
 use crate::control::Control;
 use crate::events::Event;
 use crate::jobs::Job;
-use crate::message::{OutgoingJob, SealedJob, base_properties};
+use crate::message::{OutgoingJob, PAYLOAD_HASH, SealedJob, base_properties};
 use crate::topology::{CONTROL, EVENTS, JOBS, UNRECORDED};
 
 /// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
@@ -184,14 +184,14 @@ impl Publisher {
     fn outgoing_event<'a>(&self, event: &Event, routing_key: &'a str, body: &'a [u8]) -> Outgoing<'a> {
         let properties = base_properties(event.id, event.body.kind(), event.at, &self.app_id)
             .with_correlation_id(event.job.id.to_string().into());
-        let properties = match &event.trace {
-            Some(trace) => {
-                let mut headers = FieldTable::default();
-                trace.write(&mut headers);
-                properties.with_headers(headers)
-            }
-            None => properties,
-        };
+        let mut headers = FieldTable::default();
+        if let Some(trace) = &event.trace {
+            trace.write(&mut headers);
+        }
+        if let Some(hash) = &event.payload_hash {
+            headers.insert(PAYLOAD_HASH.into(), AMQPValue::LongString(hash.as_str().into()));
+        }
+        let properties = properties.with_headers(headers);
         Outgoing { exchange: EVENTS, routing_key, properties, body, mandatory: false }
     }
 

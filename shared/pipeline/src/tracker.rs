@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::connection::LinkState;
 use crate::consumer::{Consume, Consumes, Permits, Settle};
 use crate::events::{DeadLetter, Event, FailureReport, JobReference};
-use crate::message::{Envelope, noted_failure};
+use crate::message::{Envelope, PAYLOAD_HASH, noted_failure, text};
 use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_QUEUES};
 
 /// Read ahead by two batches; what is not acked waits in the broker.
@@ -210,6 +210,7 @@ fn read(queue: &str, delivery: &Delivery) -> Result<Option<News>, String> {
     let mut event: Event = serde_json::from_slice(&delivery.data).map_err(|error| error.to_string())?;
     let id = delivery.properties.message_id().as_ref().and_then(|id| id.as_str().parse().ok());
     event.id = id.ok_or("the message_id is not a UUID")?;
+    event.payload_hash = text(&delivery.properties, PAYLOAD_HASH);
     Ok(Some(News::Event(Box::new(event))))
 }
 

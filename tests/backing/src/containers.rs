@@ -1,6 +1,8 @@
 //! What an operator does: the composed system's containers, killed, stopped, started and asked how they are.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -12,6 +14,10 @@ const DEADLINE: Duration = Duration::from_secs(180);
 const BACKING: [&str; 7] = ["rabbitmq", "rabbitmq-2", "rabbitmq-3", "postgres", "redis-cache", "redis-durable", "mail"];
 /// Where an inspected container has the name of its service.
 const SERVICE: &str = r#"{{index .Config.Labels "com.docker.compose.service"}}"#;
+/// Where a service says how it is; the port is not published.
+const HEALTH_PORT: u16 = 9090;
+/// For one answer of it.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// What a part of `/readyz` says when it can do its work.
 const READY: [&str; 4] = ["as declared", "connected", "consuming", "listening"];
 
@@ -140,12 +146,12 @@ impl Containers {
 
     /// Waits until each says that it is alive.
     pub async fn alive(&self) {
-        self.until("alive", |name| ask(name, "/livez").is_some_and(|(status, _)| status == 200)).await;
+        self.until_all_answer("/livez", "alive").await;
     }
 
     /// Waits until each says that it can do all of its work.
     pub async fn ready(&self) {
-        self.until("ready", |name| ask(name, "/readyz").is_some_and(|(status, _)| status == 200)).await;
+        self.until_all_answer("/readyz", "ready").await;
     }
 
     /// Waits until they have done so many jobs of a kind since they were started, all together.
@@ -153,7 +159,7 @@ impl Containers {
         let end = Instant::now() + DEADLINE;
         let counter = format!("jobs_total{{kind=\"{kind}\",outcome=\"succeeded\"}} ");
         loop {
-            let metrics = self.0.iter().filter_map(|name| ask(name, "/metrics"));
+            let metrics = self.ask("/metrics").into_iter().flatten();
             let counts = metrics.map(|(_, text)| {
                 text.lines().find_map(|line| line.strip_prefix(&counter)?.parse::<u64>().ok()).unwrap_or_default()
             });
@@ -169,12 +175,12 @@ impl Containers {
     /// What a counter stands at in each of them, by name: the sum of its lines with this label.
     #[must_use]
     pub fn counters(&self, counter: &str, label: &str) -> BTreeMap<String, u64> {
-        let count = |name: &String| {
-            let (_, metrics) = ask(name, "/metrics")?;
+        let count = |(name, answer): (&String, Option<Answer>)| {
+            let (_, metrics) = answer?;
             let lines = metrics.lines().filter(|line| line.starts_with(counter) && line.contains(label));
             Some((name.clone(), lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok()).sum()))
         };
-        self.0.iter().filter_map(count).collect()
+        self.0.iter().zip(self.ask("/metrics")).filter_map(count).collect()
     }
 
     /// Waits until just these parts of them cannot do their work, each as `web database`.
@@ -193,8 +199,8 @@ impl Containers {
     /// The parts that cannot do their work, as each container's `/readyz` tells.
     fn missing_parts(&self) -> Vec<String> {
         let mut missing = Vec::new();
-        for name in &self.0 {
-            let (status, body) = ask(name, "/readyz").expect("the service says how it is");
+        for (name, answer) in self.0.iter().zip(self.ask("/readyz")) {
+            let (status, body) = answer.expect("the service says how it is");
             let parts: BTreeMap<String, String> = serde_json::from_str(&body).expect("readiness by part");
             let service = docker(&["inspect", "--format", SERVICE, name]);
             let waits = parts.iter().filter(|(_, state)| !READY.contains(&state.as_str()));
@@ -217,6 +223,31 @@ impl Containers {
         }
     }
 
+    /// Waits until each answers a path with 200; it is `what` then.
+    async fn until_all_answer(&self, path: &str, what: &str) {
+        let end = Instant::now() + DEADLINE;
+        loop {
+            let answers = self.ask(path);
+            let lacking = answers.iter().position(|answer| !matches!(answer, Some((200, _))));
+            let Some(lacking) = lacking else {
+                return;
+            };
+            assert!(Instant::now() < end, "{} is not {what}: {:?}", self.0[lacking], answers[lacking]);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What each answers on its health port; `None` from one that does not. All at once by their addresses, which change whenever
+    /// one is started.
+    fn ask(&self, path: &str) -> Vec<Option<Answer>> {
+        let addresses = self.inspect("{{.Name}} {{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}");
+        let answer = |line: &String| {
+            let address = line.split(' ').nth(1)?.parse().ok()?;
+            ask(SocketAddr::new(address, HEALTH_PORT), path).ok()
+        };
+        addresses.iter().map(answer).collect()
+    }
+
     fn each(&self, command: &str, options: &[&str]) {
         let names: Vec<&str> = self.0.iter().map(String::as_str).collect();
         docker(&[&[command], options, &names].concat());
@@ -229,15 +260,18 @@ impl Containers {
     }
 }
 
-/// Asks a container's health port, which is not published; `None` while nobody answers.
-fn ask(name: &str, path: &str) -> Option<(u16, String)> {
-    let request = format!(
-        r"exec 3<>/dev/tcp/127.0.0.1/9090 && printf 'GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n' >&3 && cat <&3"
-    );
-    let output = Command::new("docker").args(["exec", name, "bash", "-c", &request]).output().expect("docker runs");
-    let answer = String::from_utf8(output.stdout).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+/// Status and body.
+type Answer = (u16, String);
+
+fn ask(health: SocketAddr, path: &str) -> io::Result<Answer> {
+    let mut stream = TcpStream::connect_timeout(&health, ANSWER_DEADLINE)?;
+    stream.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: {health}\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(io::ErrorKind::UnexpectedEof)?;
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).ok_or(io::ErrorKind::InvalidData)?;
+    Ok((status, body.to_owned()))
 }
 
 fn docker(arguments: &[&str]) -> String {

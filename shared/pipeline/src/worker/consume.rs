@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use lapin::message::Delivery;
 use serde::Deserialize;
@@ -20,6 +21,10 @@ use super::handler::Handlers;
 use super::run::{Received, run};
 use super::running::{Running, listen};
 use super::{decide::decide, settle::Settlement};
+
+/// How long a settlement waits for a confirm before it publishes again. A copy published twice is a job run twice, and nobody
+/// waits for this one: so longer than a disk stalls, and longer than a broker that is gone stays unnoticed (two heartbeats).
+const SETTLE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How a service works.
 #[derive(Clone, Debug, Deserialize)]
@@ -72,6 +77,8 @@ pub(super) struct Worker {
     pub(super) dependencies: Dependencies,
     pub(super) running: Running,
     pub(super) publisher: Publisher,
+    /// The same with the patience of [`SETTLE_DEADLINE`].
+    pub(super) settling: Publisher,
     pub(super) threads: HandlerThreads,
     pub(super) process: Arc<str>,
     pub(super) time_scale: f64,
@@ -100,6 +107,7 @@ pub(crate) async fn work(mut runtime: Runtime) {
             dependencies: dependencies.clone(),
             running: running.clone(),
             publisher: runtime.publisher.clone(),
+            settling: runtime.publisher.with_deadline(SETTLE_DEADLINE),
             threads: threads.clone(),
             process: process_name(service).into(),
             time_scale: runtime.time_scale,

@@ -140,7 +140,7 @@ impl Settlement<'_> {
         let properties = copy_properties(&self.delivery.properties, &note, Utc::now());
         self.insist(|| {
             let properties = properties.clone();
-            self.worker.publisher.send(Outgoing {
+            self.worker.settling.send(Outgoing {
                 exchange,
                 routing_key,
                 properties,
@@ -153,7 +153,7 @@ impl Settlement<'_> {
 
     async fn tell(&mut self, body: EventBody) -> Settled {
         match self.received.event(body) {
-            Some(event) => self.insist(|| self.worker.publisher.publish_event(&event)).await,
+            Some(event) => self.insist(|| self.worker.settling.publish_event(&event)).await,
             None => Ok(()),
         }
     }
@@ -167,7 +167,7 @@ impl Settlement<'_> {
             tracing::warn!(%error, queue = self.worker.queue, "settle a job: trying again");
             if matches!(error, PublishError::Returned { .. }) {
                 // A queue of the topology is gone. A new connection declares it again.
-                self.worker.publisher.renew();
+                self.worker.settling.renew();
             }
             self.settle.lost.run_until_cancelled(tokio::time::sleep(pause)).await.ok_or(Lost)?;
             pause = (pause * 2).min(LAST_PAUSE);

@@ -1,12 +1,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backing::{Listener, Vhost};
+use backing::{Listener, Proxy, Vhost};
 use lapin::types::AMQPValue;
-use pipeline::{Done, Failure, Handlers};
+use pipeline::{Broker, BrokerState, Done, Failure, Handlers, JobContext};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
-use crate::harness::{Notes, TIME_SCALE, With, Worker, job, vhost};
+use crate::harness::{Notes, TIME_SCALE, With, Worker, job, settings, vhost};
 
 /// What runs came to. Whether a start was told before depends on how fast the machine is.
 async fn outcomes(vhost: &Vhost) -> Listener {
@@ -290,5 +291,45 @@ async fn a_panic_is_one_failed_attempt_and_the_worker_lives() {
     assert!(event["failure"]["reason"].as_str().unwrap().contains("the first attempt panics"), "{event}");
     assert_eq!(events.next_json().await.0, "job.succeeded");
     worker.stop().await;
+    finish(vhost, &[]).await;
+}
+
+#[tokio::test]
+async fn a_confirm_that_comes_late_makes_no_second_copy() {
+    let vhost = vhost().await;
+    let mut events = outcomes(&vhost).await;
+    let proxy = Arc::new(Proxy::start(&vhost.url("noop-worker")).await);
+    let broker = Broker::start(&settings(&proxy.url), "noop-worker").unwrap();
+    let (runs, drain) = (Notes::default(), CancellationToken::new());
+    let handler = {
+        let (runs, proxy) = (runs.clone(), Arc::clone(&proxy));
+        With(move |_, context: JobContext| {
+            let is_first = context.attempt() == 1;
+            runs.add(context.attempt().to_string());
+            if is_first {
+                // A broker whose disk stalls.
+                proxy.hold_answers(true);
+            }
+            async move { if is_first { Err(Failure::retry("not yet")) } else { Ok(Done::empty()) } }
+        })
+    };
+    let consuming = broker.consuming_state();
+    let worker_settings = serde_json::from_value(json!({"concurrency": 2})).unwrap();
+    let handlers = Handlers::new().register(handler);
+    let work = tokio::spawn(broker.work(handlers, &worker_settings, drain.clone(), CancellationToken::new()));
+    vhost.wait("consuming", || async { consuming() == BrokerState::Consuming }).await;
+    let publishing = crate::harness::broker(&vhost, "noop-worker").await;
+    publishing.publisher().publish_job(&job("")).await.unwrap();
+    vhost.wait("the first run", || async { runs.all() == ["1"] }).await;
+    // Longer than other publishers wait, shorter than two heartbeats.
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    proxy.hold_answers(false);
+    while events.next_json().await.0 != "job.succeeded" {}
+    drain.cancel();
+    work.await.unwrap();
+    for broker in [broker, publishing] {
+        broker.close().await;
+    }
+    assert_eq!(runs.all(), ["1", "2"]);
     finish(vhost, &[]).await;
 }

@@ -1,6 +1,7 @@
 use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
 use backing::Vhost;
 use futures_util::future::join_all;
@@ -63,7 +64,8 @@ async fn a_long_outage_buries_nothing_spends_no_attempt_and_work_goes_on_after_i
     let worker = Worker::with(&vhost, 4, relay.handlers(&runs)).await;
     relay.leave(&vhost).await;
     let publishing = broker(&vhost, "noop-worker").await;
-    let publisher = publishing.publisher();
+    // A disk may stall meanwhile.
+    let publisher = publishing.publisher().with_deadline(Duration::from_secs(60));
     let jobs: Vec<_> = (0..60).map(|_| job("")).collect();
     // All at once: it takes many in hand, and begins a few.
     for published in join_all(jobs[..40].iter().map(|job| publisher.publish_job(job))).await {
