@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection, FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
+use crate::cache_invalidations;
 use crate::database::{DatabaseError, call};
 use crate::jobs::NewJob;
 use crate::outbox::{NewOutboxRow, put_in};
@@ -192,13 +193,23 @@ pub async fn replace_password(pool: &PgPool, id: Uuid, old: &str, new: &str) -> 
     Ok(replaced.await?.rows_affected() == 1)
 }
 
-/// Gives a user another role; whether there is such a user.
+/// Gives a user another role, and names `entry`, under which its profile is cached: both or neither. Whether there is such a user.
 ///
 /// # Errors
-/// The database cannot be reached, or fails.
-pub async fn set_role(pool: &PgPool, id: Uuid, role: Role) -> Result<bool, DatabaseError> {
-    let set = call(pool, "set the role", async |connection| {
-        sqlx::query("UPDATE users SET role = $2 WHERE id = $1").bind(id).bind(role.as_str()).execute(connection).await
-    });
-    Ok(set.await?.rows_affected() == 1)
+/// The database cannot be reached, or fails. The change may have taken effect all the same, or may yet.
+pub async fn set_role(pool: &PgPool, id: Uuid, role: Role, entry: &str) -> Result<bool, DatabaseError> {
+    call(pool, "set the role", async |connection| {
+        let mut transaction = connection.begin().await?;
+        let set = sqlx::query("UPDATE users SET role = $2 WHERE id = $1")
+            .bind(id)
+            .bind(role.as_str())
+            .execute(&mut *transaction)
+            .await?;
+        if set.rows_affected() == 1 {
+            cache_invalidations::put_in(&mut transaction, entry).await?;
+        }
+        transaction.commit().await?;
+        Ok(set.rows_affected() == 1)
+    })
+    .await
 }

@@ -46,3 +46,26 @@ pub async fn claim(pool: &PgPool, job_id: Uuid, hash: &str) -> Result<Claim, Dat
     })
     .await
 }
+
+/// Notes claims that were made elsewhere: id and hash of each. One that is there already stays as it is.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn note_claims(pool: &PgPool, claims: &[(Uuid, &str)]) -> Result<(), DatabaseError> {
+    if claims.is_empty() {
+        return Ok(());
+    }
+    call(pool, "note claims of idempotency keys", async |connection| {
+        sqlx::query(
+            "INSERT INTO idempotency_keys (job_id, hash)
+             SELECT * FROM unnest($1::uuid[], $2::text[]) AS claim (job_id, hash) ORDER BY job_id
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(claims.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+        .bind(claims.iter().map(|(_, hash)| *hash).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
+        Ok(())
+    })
+    .await
+}

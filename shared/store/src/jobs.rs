@@ -2,6 +2,7 @@
 //! Who publishes and who consumes the events is not known here.
 
 use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection, PgPool};
 use uuid::Uuid;
@@ -14,7 +15,7 @@ mod state;
 mod transition;
 
 pub(crate) use apply::apply_in;
-pub use apply::{apply_event, apply_events};
+pub use apply::{apply_event, apply_events, apply_events_unannounced};
 pub use cancel::{CancelRequest, JobMark, mark_of, request_cancel};
 pub use state::{Effect, JobEventType, JobState, UnknownName};
 
@@ -82,7 +83,7 @@ pub enum Applied {
 }
 
 /// A job as its owner sees it.
-#[derive(Clone, Debug, PartialEq, FromRow)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, Deserialize)]
 pub struct JobRow {
     /// Its id.
     pub id: Uuid,
@@ -122,8 +123,32 @@ pub struct JobRow {
     pub due_at: Option<DateTime<Utc>>,
 }
 
+impl From<&NewJob> for JobRow {
+    /// A job of which nothing is known but that it was accepted.
+    fn from(new: &NewJob) -> Self {
+        Self {
+            id: new.id,
+            kind: new.kind.clone(),
+            owner: Some(new.owner.clone()),
+            state: JobState::Queued,
+            attempt: 0,
+            replays: 0,
+            redeliveries: 0,
+            progress: None,
+            result: None,
+            error: None,
+            created_at: new.at,
+            updated_at: new.at,
+            finished_at: None,
+            last_number: 0,
+            cancel_requested_at: None,
+            due_at: None,
+        }
+    }
+}
+
 /// A line of a job's timeline.
-#[derive(Clone, Debug, PartialEq, FromRow)]
+#[derive(Clone, Debug, PartialEq, FromRow, Serialize, Deserialize)]
 pub struct JobEventRow {
     /// Grows by one with every event of the job; a progress report takes the place of the one before, so there are gaps.
     pub number: i64,
@@ -155,6 +180,25 @@ pub struct JobEventRow {
     pub at: DateTime<Utc>,
     /// See [`JobEvent`].
     pub data: Value,
+}
+
+/// What a job has become.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChangedJob {
+    /// The job.
+    pub job: JobRow,
+    /// Its `last_number` before; 0 also for one that had no row.
+    pub before: i64,
+    /// The lines that its timeline has gained since. A report of progress takes the place of the one before.
+    pub lines: Vec<JobEventRow>,
+}
+
+/// Makes the row of a job that was accepted, in state `queued`. Events may have come before; they stay the newer.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseError> {
+    call(pool, "record the accepted job", async |connection| record_queued_in(connection, job).await).await
 }
 
 /// Makes the row of a job that is in the outbox, in state `queued`. Events may have come before; they stay the newer.

@@ -2,6 +2,7 @@
 //! It knows neither the broker nor HTTP; who asks passes plain values and gets plain values.
 
 pub mod accounts;
+pub mod cache_invalidations;
 pub mod database;
 pub mod files;
 pub mod idempotency;
@@ -10,11 +11,13 @@ pub mod links;
 pub mod notices;
 pub mod outbox;
 pub mod products;
+pub mod profiles;
 pub mod retention;
 pub mod sales;
 pub mod schedules;
 pub mod sent_mails;
 pub mod tokens;
+pub mod versions;
 
 pub use database::{DatabaseError, DatabaseSettings, MIGRATOR, connect};
 pub use files::{Files, FilesError, FilesSettings};

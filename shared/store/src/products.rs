@@ -1,11 +1,13 @@
-//! What the shop sells: a product, the catalogue page by page, and what sells best.
+//! What the shop sells: a product and its change, the catalogue page by page, and what sells best.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
-use sqlx::{FromRow, PgPool};
+use sqlx::{Connection, FromRow, PgPool};
 use uuid::Uuid;
 
+use crate::cache_invalidations;
 use crate::database::{DatabaseError, call};
+use crate::versions::Replaced;
 
 /// What sells best is counted over so long, up to the newest order: a shop that rests keeps its list.
 pub const BEST_SELLER_WINDOW: TimeDelta = TimeDelta::days(30);
@@ -27,6 +29,21 @@ pub struct Product {
     pub currency: String,
     /// Since when it is sold.
     pub created_at: DateTime<Utc>,
+    /// Grows with each change.
+    pub version: i64,
+}
+
+/// What of a product can be changed.
+#[derive(Clone, Debug)]
+pub struct NewProduct {
+    /// Its name.
+    pub name: String,
+    /// Where the catalogue has it.
+    pub category: String,
+    /// What it costs, in the currency's smallest unit.
+    pub price_minor: i64,
+    /// ISO 4217.
+    pub currency: String,
 }
 
 /// A product by how many pieces of it were sold.
@@ -45,7 +62,54 @@ pub struct BestSeller {
 /// The database cannot be reached, or fails.
 pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Product>, DatabaseError> {
     call(pool, "find the product", async |connection| {
-        sqlx::query_as("SELECT * FROM products WHERE id = $1").bind(id).fetch_optional(connection).await
+        sqlx::query_as(
+            "SELECT id, sku, name, category, price_minor, currency, created_at, version FROM products WHERE id = $1",
+        )
+        .bind(id)
+        .fetch_optional(connection)
+        .await
+    })
+    .await
+}
+
+/// Changes a product, if it is one of `versions`, or whatever it is without any; and names the `entries` that it is cached under, by
+/// itself or among others. All or nothing.
+///
+/// # Errors
+/// The database cannot be reached, or fails. The change may have taken effect all the same, or may yet.
+pub async fn replace(
+    pool: &PgPool,
+    id: Uuid,
+    new: &NewProduct,
+    versions: Option<&[i64]>,
+    entries: &[String],
+) -> Result<Replaced<Product>, DatabaseError> {
+    call(pool, "change the product", async |connection| {
+        let mut transaction = connection.begin().await?;
+        let changed: Option<Product> = sqlx::query_as(
+            "UPDATE products SET name = $2, category = $3, price_minor = $4, currency = $5
+             WHERE id = $1 AND ($6::bigint[] IS NULL OR version = ANY($6))
+             RETURNING id, sku, name, category, price_minor, currency, created_at, version",
+        )
+        .bind(id)
+        .bind(&new.name)
+        .bind(&new.category)
+        .bind(new.price_minor)
+        .bind(&new.currency)
+        .bind(versions)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if changed.is_some() {
+            for entry in entries {
+                cache_invalidations::put_in(&mut transaction, entry).await?;
+            }
+        }
+        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM products WHERE id = $1)")
+            .bind(id)
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Replaced::of(changed, exists))
     })
     .await
 }
@@ -57,11 +121,14 @@ pub async fn find(pool: &PgPool, id: Uuid) -> Result<Option<Product>, DatabaseEr
 pub async fn page(pool: &PgPool, after: Option<&str>, limit: u32) -> Result<Vec<Product>, DatabaseError> {
     call(pool, "list the products", async |connection| {
         // Every SKU is greater than the empty text.
-        sqlx::query_as("SELECT * FROM products WHERE sku > $1 ORDER BY sku LIMIT $2")
-            .bind(after.unwrap_or_default())
-            .bind(i64::from(limit))
-            .fetch_all(connection)
-            .await
+        sqlx::query_as(
+            "SELECT id, sku, name, category, price_minor, currency, created_at, version FROM products
+             WHERE sku > $1 ORDER BY sku LIMIT $2",
+        )
+        .bind(after.unwrap_or_default())
+        .bind(i64::from(limit))
+        .fetch_all(connection)
+        .await
     })
     .await
 }

@@ -4,14 +4,23 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use serde_json::Value;
 use sqlx::{Connection, FromRow, PgConnection, PgPool};
 use uuid::Uuid;
 
 use super::transition::{Position, Standing};
-use super::{Applied, Effect, JobEvent, JobEventType, JobState};
+use super::{Applied, CHANGED_CHANNEL, ChangedJob, Effect, JobEvent, JobEventRow, JobEventType, JobRow, JobState};
 use crate::database::{DatabaseError, call};
+
+/// Who hears of what has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Announce {
+    /// Whoever listens on [`CHANGED_CHANNEL`].
+    Yes,
+    /// The caller, who tells the others.
+    No,
+}
 
 /// Applies one event; see [`apply_events`].
 ///
@@ -31,49 +40,89 @@ pub async fn apply_event(pool: &PgPool, event: &JobEvent) -> Result<Applied, Dat
 /// The database cannot be reached, or fails. What has had its effect by then shows itself as [`Applied::Repeated`] the
 /// next time. After a permanent error, apply the events one by one to find the one that is to blame.
 pub async fn apply_events(pool: &PgPool, events: &[JobEvent]) -> Result<Vec<Applied>, DatabaseError> {
+    let settled = apply_all(pool, events, Announce::Yes).await?;
+    Ok(settled.outcomes.into_iter().flatten().collect())
+}
+
+/// The same for a caller who tells the others by itself: announces nothing, and returns what has become of each job that
+/// changed, and the ids of jobs with an event that had its effect before.
+///
+/// # Errors
+/// As [`apply_events`].
+pub async fn apply_events_unannounced(
+    pool: &PgPool,
+    events: &[JobEvent],
+) -> Result<(Vec<ChangedJob>, Vec<Uuid>), DatabaseError> {
+    let settled = apply_all(pool, events, Announce::No).await?;
+    let repeated = events.iter().zip(&settled.outcomes).filter(|(_, outcome)| **outcome == Some(Applied::Repeated));
+    let repeated = repeated.map(|(event, _)| event.job_id).collect();
+    Ok((settled.changed, repeated))
+}
+
+async fn apply_all(pool: &PgPool, events: &[JobEvent], announce: Announce) -> Result<Settled, DatabaseError> {
     call(pool, "apply the job events", async |connection| {
-        let mut outcomes = vec![None; events.len()];
-        try_to_settle(connection, events, &mut outcomes).await?;
-        while outcomes.contains(&None) {
+        let mut settled = Settled::none_of(events);
+        try_to_settle(connection, events, announce, &mut settled).await?;
+        while settled.outcomes.contains(&None) {
             // Somebody wrote the same jobs. Waiting in line costs each writer one more try; racing on, one for each other.
             let mut transaction = connection.begin().await?;
-            lock(&mut transaction, events, &outcomes).await?;
-            try_to_settle(&mut transaction, events, &mut outcomes).await?;
+            lock(&mut transaction, events, &settled.outcomes).await?;
+            try_to_settle(&mut transaction, events, announce, &mut settled).await?;
             transaction.commit().await?;
         }
-        Ok(outcomes.into_iter().flatten().collect())
+        Ok(settled)
     })
     .await
 }
 
+/// How far events have been applied.
+struct Settled {
+    /// Of each event; `None` until it has been applied.
+    outcomes: Vec<Option<Applied>>,
+    /// In the order of the changes.
+    changed: Vec<ChangedJob>,
+}
+
+impl Settled {
+    fn none_of(events: &[JobEvent]) -> Self {
+        Self { outcomes: vec![None; events.len()], changed: Vec::new() }
+    }
+}
+
 /// Applies the events in the caller's transaction, which then holds the rows of their jobs until it ends.
 pub(crate) async fn apply_in(transaction: &mut PgConnection, events: &[JobEvent]) -> Result<Vec<Applied>, sqlx::Error> {
-    let mut outcomes = vec![None; events.len()];
-    while outcomes.contains(&None) {
-        lock(transaction, events, &outcomes).await?;
-        try_to_settle(transaction, events, &mut outcomes).await?;
+    let mut settled = Settled::none_of(events);
+    while settled.outcomes.contains(&None) {
+        lock(transaction, events, &settled.outcomes).await?;
+        try_to_settle(transaction, events, Announce::Yes, &mut settled).await?;
     }
-    Ok(outcomes.into_iter().flatten().collect())
+    Ok(settled.outcomes.into_iter().flatten().collect())
 }
 
 /// Applies the events that have no outcome yet, and gives one to those whose job nobody else has changed meanwhile.
 async fn try_to_settle(
     connection: &mut PgConnection,
     events: &[JobEvent],
-    outcomes: &mut [Option<Applied>],
+    announce: Announce,
+    settled: &mut Settled,
 ) -> Result<(), sqlx::Error> {
+    let outcomes = &mut settled.outcomes;
     let open: Vec<usize> = (0..events.len()).filter(|&place| outcomes[place].is_none()).collect();
     let mut jobs = read(connection, events, &open).await?;
     let decided: Vec<(usize, Applied)> = open
         .into_iter()
         .filter_map(|place| Some((place, jobs.get_mut(&events[place].job_id)?.apply(&events[place]))))
         .collect();
-    let written = write(connection, &jobs).await?;
+    let written = write(connection, &jobs, announce).await?;
     for (place, outcome) in decided {
-        if written.contains(&events[place].job_id) {
+        let id = events[place].job_id;
+        // Where nothing was to be written, nothing can have come between.
+        if written.contains_key(&id) || jobs[&id].lines.is_empty() {
             outcomes[place] = Some(outcome);
         }
     }
+    let changed = written.into_values().filter_map(|row| Some(jobs.get(&row.id)?.changed(row)));
+    settled.changed.extend(changed);
     Ok(())
 }
 
@@ -144,6 +193,70 @@ impl<'e> Change<'e> {
         self.lines.push(Line { number: self.last_number, effect, event });
         Applied::New { number: self.last_number, effect }
     }
+
+    /// What the job has become by being written.
+    fn changed(&self, written: WrittenRow) -> ChangedJob {
+        let Standing { state, position, progress, result, error, updated_at, finished_at } = self.standing.clone();
+        let counter = |counter: i64| u32::try_from(counter).unwrap_or(u32::MAX);
+        ChangedJob {
+            before: self.read_number.unwrap_or(0),
+            lines: self.lines.iter().map(Line::row).collect(),
+            job: JobRow {
+                id: written.id,
+                kind: written.kind,
+                owner: written.owner,
+                state,
+                attempt: counter(position.attempt),
+                replays: counter(position.replays),
+                redeliveries: counter(position.redeliveries),
+                progress,
+                result,
+                error,
+                created_at: written.created_at,
+                updated_at: kept(updated_at),
+                finished_at: finished_at.map(kept),
+                last_number: self.last_number,
+                cancel_requested_at: written.cancel_requested_at,
+                due_at: written.due_at,
+            },
+        }
+    }
+}
+
+impl Line<'_> {
+    fn row(&self) -> JobEventRow {
+        let event = self.event;
+        JobEventRow {
+            number: self.number,
+            event_id: event.event_id,
+            event_type: event.event_type,
+            effect: self.effect,
+            run_id: event.run_id,
+            replays: event.replays,
+            attempt: event.attempt,
+            redeliveries: event.redeliveries,
+            sequence: event.sequence,
+            worker: event.worker.as_deref().map(storable),
+            at: kept(event.at),
+            data: event.data.clone(),
+        }
+    }
+}
+
+/// A moment as the database keeps it.
+fn kept(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.trunc_subsecs(6)
+}
+
+/// What else is known of a job that was written.
+#[derive(FromRow)]
+struct WrittenRow {
+    id: Uuid,
+    kind: String,
+    owner: Option<String>,
+    created_at: DateTime<Utc>,
+    cancel_requested_at: Option<DateTime<Utc>>,
+    due_at: Option<DateTime<Utc>>,
 }
 
 #[derive(FromRow)]
@@ -212,17 +325,19 @@ async fn read<'e>(
     Ok(jobs)
 }
 
-/// Writes the jobs that nobody has changed since they were read, with their lines, and returns the ids of those and of
-/// the jobs that needed no writing.
-async fn write(connection: &mut PgConnection, jobs: &BTreeMap<Uuid, Change<'_>>) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let (changed, settled): (Vec<_>, Vec<_>) = jobs.iter().partition(|(_, change)| !change.lines.is_empty());
-    let mut written: HashSet<Uuid> = settled.into_iter().map(|(id, _)| *id).collect();
+/// Writes the jobs that have new lines and that nobody has changed since they were read, and returns them.
+async fn write(
+    connection: &mut PgConnection,
+    jobs: &BTreeMap<Uuid, Change<'_>>,
+    announce: Announce,
+) -> Result<BTreeMap<Uuid, WrittenRow>, sqlx::Error> {
+    let changed: Vec<_> = jobs.iter().filter(|(_, change)| !change.lines.is_empty()).collect();
     if changed.is_empty() {
-        return Ok(written);
+        return Ok(BTreeMap::new());
     }
     let lines: Vec<(Uuid, &Line<'_>)> =
         changed.iter().flat_map(|(id, change)| change.lines.iter().map(|line| (**id, line))).collect();
-    let ids: Vec<Uuid> = sqlx::query_scalar(WRITE)
+    let written: Vec<WrittenRow> = sqlx::query_as(WRITE)
         .bind(changed.iter().map(|(id, _)| **id).collect::<Vec<_>>())
         .bind(column(&changed, |job| storable(job.kind)))
         .bind(column(&changed, |job| job.owner.map(storable)))
@@ -252,10 +367,10 @@ async fn write(connection: &mut PgConnection, jobs: &BTreeMap<Uuid, Change<'_>>)
         .bind(lines.iter().map(|(_, line)| line.event.worker.as_deref().map(storable)).collect::<Vec<_>>())
         .bind(lines.iter().map(|(_, line)| line.event.at).collect::<Vec<_>>())
         .bind(lines.iter().map(|(_, line)| line.event.data.to_string()).collect::<Vec<_>>())
+        .bind((announce == Announce::Yes).then_some(CHANGED_CHANNEL))
         .fetch_all(connection)
         .await?;
-    written.extend(ids);
-    Ok(written)
+    Ok(written.into_iter().map(|row| (row.id, row)).collect())
 }
 
 /// Rows are locked in the order of their ids, existing ones before new ones, so that two writers never wait for each
@@ -280,7 +395,8 @@ const WRITE: &str = "
             finished_at = change.finished_at, last_number = change.last_number
         FROM change, held
         WHERE jobs.id = change.id AND change.id = held.id
-        RETURNING jobs.id
+        RETURNING jobs.id, jobs.kind, jobs.owner, jobs.created_at,
+                  CASE WHEN jobs.cancel_replays >= jobs.replays THEN jobs.cancel_requested_at END AS cancel_requested_at
     ), inserted AS (
         INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, progress, result, error,
                           created_at, updated_at, finished_at, last_number)
@@ -288,9 +404,9 @@ const WRITE: &str = "
                error::json, created_at, updated_at, finished_at, last_number
         FROM change WHERE read_number IS NULL ORDER BY id
         ON CONFLICT (id) DO NOTHING
-        RETURNING id
+        RETURNING id, kind, owner, created_at, NULL::timestamptz AS cancel_requested_at
     ), written AS (
-        SELECT id FROM updated UNION ALL SELECT id FROM inserted
+        SELECT * FROM updated UNION ALL SELECT * FROM inserted
     ), noted AS (
         INSERT INTO job_events AS kept (job_id, number, event_id, event_type, effect, run_id, replays, attempt,
                                         redeliveries, sequence, worker, at, data)
@@ -306,7 +422,9 @@ const WRITE: &str = "
             replays = excluded.replays, attempt = excluded.attempt, redeliveries = excluded.redeliveries,
             sequence = excluded.sequence, worker = excluded.worker, at = excluded.at, data = excluded.data
     )
-    SELECT id FROM (SELECT id, pg_notify('job_changed', id::text) FROM written) AS announced";
+    SELECT written.*, outbox.due_at, CASE WHEN $30::text IS NOT NULL THEN pg_notify($30, written.id::text) END AS announced
+    FROM written
+    LEFT JOIN outbox ON outbox.job_id = written.id AND outbox.sent_at IS NULL AND outbox.set_aside_at IS NULL";
 
 fn column<'j, T>(jobs: &[(&Uuid, &'j Change<'_>)], of: impl Fn(&'j Change<'_>) -> T) -> Vec<T> {
     jobs.iter().map(|&(_, change)| of(change)).collect()

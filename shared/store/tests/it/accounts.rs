@@ -12,6 +12,7 @@ use store::{DatabaseError, PgPool};
 use uuid::Uuid;
 
 use crate::TestStore;
+use crate::cache_invalidations::entries;
 
 fn new(email: &str) -> NewAccount {
     NewAccount {
@@ -69,7 +70,8 @@ async fn a_password_is_replaced_only_if_it_is_the_one_that_was_seen() {
     assert!(replace_password(&store.pool, ada.id, "a hash", "new").await.unwrap());
     let found = sign_in(&store.pool, ada.id).await.unwrap().unwrap();
     assert_eq!((found.password_hash.as_deref(), found.account.role), (Some("new"), Role::Customer));
-    assert!(set_role(&store.pool, ada.id, Role::Staff).await.unwrap());
-    assert!(!set_role(&store.pool, Uuid::now_v7(), Role::Staff).await.unwrap());
+    assert!(set_role(&store.pool, ada.id, Role::Staff, "user-profile:1:a").await.unwrap());
+    assert!(!set_role(&store.pool, Uuid::now_v7(), Role::Staff, "user-profile:1:b").await.unwrap());
     assert_eq!(sign_in(&store.pool, ada.id).await.unwrap().unwrap().account.role, Role::Staff);
+    assert_eq!(entries(&store.pool).await, ["user-profile:1:a"]);
 }

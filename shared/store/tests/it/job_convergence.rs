@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use store::PgPool;
-use store::jobs::{JobEvent, JobEventType, JobRow, JobState, apply_events, events_after};
+use store::jobs::{
+    ChangedJob, JobEvent, JobEventRow, JobEventType, JobRow, JobState, apply_events_unannounced, events_after,
+};
 use uuid::Uuid;
 
 use crate::TestStore;
@@ -104,14 +106,28 @@ fn deliveries() -> impl Strategy<Value = (Vec<Era>, Vec<usize>, Vec<usize>, usiz
 }
 
 async fn deliver(pool: &PgPool, id: Uuid, events: &[JobEvent], batch: usize, recorded_before: usize) -> JobRow {
+    let mut timeline = Vec::new();
     for (place, events) in events.chunks(batch).enumerate() {
         if place == recorded_before {
             record_queued(pool, &new_job(id)).await;
         }
-        apply_events(pool, events).await.unwrap();
+        let (changed, _) = apply_events_unannounced(pool, events).await.unwrap();
+        for ChangedJob { job: changed, before, lines } in changed {
+            assert!(before < changed.last_number);
+            append(&mut timeline, lines);
+            assert_eq!((&changed, &timeline), (&job(pool, id).await, &events_after(pool, id, 0).await.unwrap()));
+        }
     }
     record_queued(pool, &new_job(id)).await;
     job(pool, id).await
+}
+
+/// What a copy of the timeline does with new lines.
+fn append(timeline: &mut Vec<JobEventRow>, lines: Vec<JobEventRow>) {
+    if lines.iter().any(|line| line.event_type == JobEventType::Progressed) {
+        timeline.retain(|line| line.event_type != JobEventType::Progressed);
+    }
+    timeline.extend(lines);
 }
 
 #[test]

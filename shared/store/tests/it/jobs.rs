@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use sqlx::postgres::PgListener;
 use store::PgPool;
 use store::jobs::{
-    Applied, CHANGED_CHANNEL, Effect, JobEvent, JobEventType, JobRow, JobState, NewJob, apply_event, apply_events,
-    events_after, find_job,
+    Applied, CHANGED_CHANNEL, CancelRequest, ChangedJob, Effect, JobEvent, JobEventType, JobRow, JobState, NewJob,
+    apply_event, apply_events, apply_events_unannounced, events_after, find_job, request_cancel,
 };
 use store::outbox::{NewOutboxRow, put};
 use uuid::Uuid;
@@ -70,6 +70,35 @@ pub(crate) async fn apply(pool: &PgPool, event: &JobEvent) -> Effect {
         Applied::New { effect, .. } => effect,
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn who_tells_the_others_by_itself_learns_what_has_changed_and_what_came_again() {
+    let store = TestStore::create().await;
+    let mut listener = PgListener::connect_with(&store.pool).await.unwrap();
+    listener.listen(CHANGED_CHANNEL).await.unwrap();
+    let (told, waits, loud) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
+    let due = NewOutboxRow { message: json!({}), due_at: Some(noon() + TimeDelta::days(36_500)) };
+    put(&store.pool, &new_job(waits), &due).await.unwrap();
+    let started = event(told, JobEventType::Started, 1);
+    let batch = [event(waits, JobEventType::Started, 1), started.clone()];
+    let (changed, repeated) = apply_events_unannounced(&store.pool, &batch).await.unwrap();
+    assert_eq!(repeated.len(), 0);
+    let of = |id: Uuid| changed.iter().find(|changed| changed.job.id == id).unwrap();
+    assert_eq!((of(told).job.due_at, of(told).before, of(told).lines.len()), (None, 0, 1));
+    assert_eq!(of(waits).job.due_at, due.due_at, "it waits for its time all the same");
+
+    assert_eq!(request_cancel(&store.pool, told, "alice").await.unwrap(), CancelRequest::Marked);
+    let batch = [started, event(told, JobEventType::Progressed, 2)];
+    let (changed, repeated) = apply_events_unannounced(&store.pool, &batch).await.unwrap();
+    assert_eq!(repeated, [told]);
+    let [ChangedJob { job: changed, before: 1, lines }] = &changed[..] else { panic!("{changed:?}") };
+    assert_eq!((changed, lines.len()), (&job(&store.pool, told).await, 1));
+    assert!(changed.cancel_requested_at.is_some());
+
+    // The only one who is heard.
+    apply(&store.pool, &event(loud, JobEventType::Started, 1)).await;
+    assert_eq!(listener.recv().await.unwrap().payload(), loud.to_string());
 }
 
 #[tokio::test]

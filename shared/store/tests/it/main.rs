@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
 mod accounts;
+mod cache_invalidations;
 mod cancel;
 mod database;
 mod idempotency;
@@ -13,6 +14,7 @@ mod jobs;
 mod notices;
 mod outbox;
 mod products;
+mod profiles;
 mod retention;
 mod sales;
 mod schedules;

@@ -1,10 +1,12 @@
 //! The catalogue, against a few products and orders that one can count by hand.
 
 use sqlx::AssertSqlSafe;
-use store::products::{best_sellers, find, page};
+use store::products::{NewProduct, best_sellers, find, page, replace};
+use store::versions::Replaced;
 use uuid::Uuid;
 
 use crate::TestStore;
+use crate::cache_invalidations::entries;
 
 fn id(number: u128) -> Uuid {
     Uuid::from_u128(number)
@@ -32,6 +34,34 @@ async fn a_product_is_found_by_its_id() {
     assert_eq!((found.id, found.sku.as_str(), found.name.as_str()), (id(1), "POT", "The POT"));
     assert_eq!((found.category.as_str(), found.price_minor, found.currency.as_str()), ("Pantry", 1000, "EUR"));
     assert_eq!(find(&store.pool, id(2)).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_product_is_changed_as_it_was_seen_and_its_entries_named_with_the_change() {
+    let store = with_products(&["TEA", "POT"]).await;
+    let seen = find(&store.pool, id(0)).await.unwrap().unwrap();
+    let new = NewProduct {
+        name: "Green tea".to_owned(),
+        category: "Tea".to_owned(),
+        price_minor: 1200,
+        currency: "USD".to_owned(),
+    };
+    let both = ["product:2:tea".to_owned(), "best-sellers:2:all".to_owned()];
+    let change = async |number, version: Option<i64>| {
+        replace(&store.pool, id(number), &new, version.as_ref().map(std::slice::from_ref), &both).await.unwrap()
+    };
+    let Replaced::Done(changed) = change(0, Some(seen.version)).await else {
+        panic!("it was changed");
+    };
+    assert_eq!((changed.name.as_str(), changed.category.as_str(), changed.sku.as_str()), ("Green tea", "Tea", "TEA"));
+    assert_eq!((changed.price_minor, changed.currency.as_str(), changed.created_at), (1200, "USD", seen.created_at));
+    assert_eq!(find(&store.pool, id(0)).await.unwrap(), Some(changed));
+    assert_eq!(change(0, Some(seen.version)).await, Replaced::Differs);
+    assert_eq!(change(2, None).await, Replaced::Missing);
+    assert_eq!(entries(&store.pool).await, both);
+    replace(&store.pool, id(1), &new, None, &["no name of an entry".to_owned()]).await.unwrap_err();
+    assert_eq!(find(&store.pool, id(1)).await.unwrap().unwrap().price_minor, 1000);
+    assert!(matches!(change(1, None).await, Replaced::Done(_)));
 }
 
 #[tokio::test]

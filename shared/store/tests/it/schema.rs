@@ -86,6 +86,9 @@ async fn rows_that_cannot_be_true_are_refused() {
             .replace("00000d'", "00000e'")
             .replace("attempts)", "attempts, sent_at, set_aside_at)")
             .replace(", 0)", ", 0, now(), now())"),
+        format!("INSERT INTO cache_invalidations (entry) VALUES ('product:1:{}')", "a".repeat(1024)),
+        "INSERT INTO cache_invalidations (entry) VALUES ('product:one:a')".to_owned(),
+        "INSERT INTO cache_invalidations (entry) VALUES ('product')".to_owned(),
     ] {
         let error = run(&store.pool, &too_much).await.unwrap_err();
         assert!(error.as_database_error().is_some_and(|error| error.is_check_violation()), "{error}");
