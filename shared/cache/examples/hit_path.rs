@@ -1,5 +1,7 @@
-//! What a hit costs: `Cache::fetch` beside a bare `GET` of the same JSON on a client of the same kind, in turns.
-//! `cargo run --release -p cache --example hit_path`, with `compose/up redis-cache` running.
+//! What a hit costs: `Cache::fetch` beside a bare `GET` of the same JSON on a client of the same kind, read and left unread, in
+//! turns.
+//! `cargo run --release -p cache --example hit_path`, with `compose/up redis-cache` running; or by `tests/bench/run`, with the
+//! server's URL and the number of rounds as arguments, and JSON for an answer.
 
 #![expect(clippy::print_stdout, reason = "it prints what it measures")]
 
@@ -45,22 +47,28 @@ struct Ways {
 
 #[derive(Clone, Copy, Debug)]
 enum Way {
+    /// Bytes, and nobody looks at them.
     BareGet,
+    /// The same, and the profile that they stand for.
+    DecodedGet,
     Fetch,
-    BareGetOfOneKey,
-    FetchOfOneKey,
 }
 
-const WAYS: [Way; 4] = [Way::BareGet, Way::Fetch, Way::BareGetOfOneKey, Way::FetchOfOneKey];
+/// Each with all keys, then each with one.
+const WAYS: [(Way, usize); 6] = [
+    (Way::BareGet, KEYS),
+    (Way::DecodedGet, KEYS),
+    (Way::Fetch, KEYS),
+    (Way::BareGet, 1),
+    (Way::DecodedGet, 1),
+    (Way::Fetch, 1),
+];
 
 impl Ways {
-    async fn open() -> anyhow::Result<Self> {
-        let settings = RedisSettings {
-            url: backing::redis_url("cache").into(),
-            prefix: format!("bench-{}", Uuid::new_v4().simple()),
-        };
+    async fn open(url: &str) -> anyhow::Result<Self> {
+        let settings = RedisSettings { url: url.into(), prefix: format!("bench-{}", Uuid::new_v4().simple()) };
         let redis = Redis::new(&settings, Role::Cache)?;
-        let bare = redis::Client::open(backing::redis_url("cache"))?.get_connection_manager().await?;
+        let bare = redis::Client::open(url)?.get_connection_manager().await?;
         let names = (0..KEYS).map(|number| number.to_string()).collect::<Vec<_>>();
         let keys = names.iter().map(|name| redis.key(&["bare", name])).collect::<Vec<_>>();
         let ways = Self { bare, cache: Cache::new(redis, 4), names: names.into(), keys: keys.into() };
@@ -76,34 +84,30 @@ impl Ways {
 
     /// Whether the value was there. On a busy machine a call may miss its deadline.
     async fn go(&mut self, way: Way, number: usize) -> anyhow::Result<bool> {
-        let number = match way {
-            Way::BareGet | Way::Fetch => number % KEYS,
-            Way::BareGetOfOneKey | Way::FetchOfOneKey => 0,
-        };
         match way {
-            Way::BareGet | Way::BareGetOfOneKey => {
-                let json: Vec<u8> = redis::cmd("GET").arg(&self.keys[number]).query_async(&mut self.bare).await?;
-                Ok(!json.is_empty())
+            Way::BareGet => Ok(!self.get(number).await?.is_empty()),
+            Way::DecodedGet => Ok(!serde_json::from_slice::<Profile>(&self.get(number).await?)?.name.is_empty()),
+            Way::Fetch => {
+                let load = || async { Ok::<Option<Profile>, anyhow::Error>(None) };
+                let fetched = self.cache.fetch(&PROFILES, &self.names[number], load).await?;
+                Ok(fetched.source == Source::Hit && fetched.value.is_some())
             }
-            Way::Fetch | Way::FetchOfOneKey => self.fetch(number).await,
         }
     }
 
-    async fn fetch(&self, number: usize) -> anyhow::Result<bool> {
-        let load = || async { Ok::<Option<Profile>, anyhow::Error>(None) };
-        let fetched = self.cache.fetch(&PROFILES, &self.names[number], load).await?;
-        Ok(fetched.source == Source::Hit && fetched.value.is_some())
+    async fn get(&mut self, number: usize) -> anyhow::Result<Vec<u8>> {
+        Ok(redis::cmd("GET").arg(&self.keys[number]).query_async(&mut self.bare).await?)
     }
 
     /// How many a second.
-    async fn measure(&self, way: Way) -> anyhow::Result<f64> {
+    async fn measure(&self, (way, keys): (Way, usize)) -> anyhow::Result<f64> {
         let (begun, mut tasks) = (Instant::now(), JoinSet::new());
         for task in 0..CONCURRENCY {
             let mut ways = self.clone();
             tasks.spawn(async move {
                 let (mut asked, mut found) = (0, 0);
                 while begun.elapsed() < ROUND {
-                    found += usize::from(ways.go(way, task * 7919 + asked * 31).await?);
+                    found += usize::from(ways.go(way, (task * 7919 + asked * 31) % keys).await?);
                     asked += 1;
                 }
                 anyhow::Ok(found)
@@ -132,9 +136,13 @@ fn profile(name: &str) -> Profile {
 async fn main() -> anyhow::Result<()> {
     // As a service has it: counting is a part of the cost.
     metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().context("count")?;
-    let ways = Ways::open().await?;
+    let mut arguments = std::env::args().skip(1);
+    let asked = arguments.next();
+    let url = asked.clone().unwrap_or_else(|| backing::redis_url("cache"));
+    let rounds = arguments.next().map_or(Ok(ROUNDS), |rounds| rounds.parse())?;
+    let ways = Ways::open(&url).await?;
     let mut rates = vec![Vec::new(); WAYS.len()];
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         // A different one goes first each time.
         for turn in 0..WAYS.len() {
             let way = (turn + round) % WAYS.len();
@@ -142,10 +150,20 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len() as f64;
-    for pair in WAYS.iter().zip(&rates).collect::<Vec<_>>().chunks_exact(2) {
-        let [(_, bare), (way, fetched)] = [pair[0], pair[1]];
-        let (bare, fetched) = (mean(bare), mean(fetched));
-        println!("{way:?}: {fetched:.0} a second, {:.2} of the {bare:.0} of a bare GET", fetched / bare);
+    let means: Vec<f64> = rates.iter().map(|rates| mean(rates)).collect();
+    if asked.is_some() {
+        // In the order of `WAYS`.
+        println!("{}", serde_json::to_string(&means)?);
+        return Ok(());
+    }
+    for (ways, means) in WAYS.chunks_exact(3).zip(means.chunks_exact(3)) {
+        let (keys, [bare, decoded, fetched]) = (ways[0].1, [means[0], means[1], means[2]]);
+        println!(
+            "{keys} keys: {fetched:.0} a second, {:.2} of the {decoded:.0} of a GET that is decoded, {:.2} of the {bare:.0} of one \
+             that is not",
+            fetched / decoded,
+            fetched / bare,
+        );
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 pub use self::answer::{FetchError, Fetched, InvalidateError, Source};
 use self::clock::Clock;
 use self::entries::Entries;
+pub use self::entries::value_key;
 pub use self::family::{Family, Times};
 use self::flights::{Flights, Lost};
 use self::hits::Hits;
@@ -32,6 +33,8 @@ use crate::Redis;
 const READERS: u32 = 64;
 /// Counters of readers. Keys that share one share its bound, and lose nothing but a little time.
 const COUNTERS: usize = 256;
+/// 2^64 divided by the golden ratio: each bit of a number has its part in the uppermost of the product (Knuth, TAOCP 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What may be cached in one Redis server. Clones share it.
 ///
@@ -81,7 +84,7 @@ impl Cache {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
         let arrived = self.shared.flights.moment();
-        let key = self.shared.entries.key_in(family, key);
+        let key = self.shared.entries.key(family, key);
         if let Some(value) = self.read(&key).await {
             self.shared.hits.count(family);
             return Ok(Fetched { value, source: Source::Hit });
@@ -112,7 +115,7 @@ impl Cache {
     /// It is no such name, or Redis did not say that it is done.
     pub async fn invalidate_entry(&self, entry: &str) -> Result<(), InvalidateError> {
         let neighbours = family::neighbours(entry).ok_or_else(|| InvalidateError::Name(entry.to_owned()))?;
-        let deleted = self.shared.entries.delete(&neighbours.map(|entry| self.shared.entries.key(&entry))).await;
+        let deleted = self.shared.entries.delete(&neighbours).await;
         let outcome = if deleted.is_ok() { "done" } else { "failed" };
         metrics::counter!("cache_invalidations_total", "outcome" => outcome).increment(1);
         Ok(deleted?)
@@ -132,14 +135,19 @@ fn count(family: &Family, outcome: &'static str) {
     metrics::counter!("cache_reads_total", "family" => family.name, "outcome" => outcome).increment(1);
 }
 
+/// Which counter is a key's. Keys differ by their ends.
+fn counter_of(key: &str) -> usize {
+    let end = key.as_bytes().last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
+    (end.wrapping_mul(SPREAD) >> 56) as usize % COUNTERS
+}
+
 /// One who asks Redis for himself, as long as this lives.
 struct Reader<'a>(&'a AtomicU32);
 
 impl<'a> Reader<'a> {
     /// `None` when enough do so already.
     fn new(readers: &'a [AtomicU32; COUNTERS], key: &str) -> Option<Self> {
-        let hash = key.bytes().fold(0usize, |hash, byte| hash.wrapping_mul(31).wrapping_add(byte.into()));
-        let readers = &readers[hash % COUNTERS];
+        let readers = &readers[counter_of(key)];
         let reader = Self(readers);
         (readers.fetch_add(1, Ordering::Relaxed) < READERS).then_some(reader)
     }
@@ -148,5 +156,19 @@ impl<'a> Reader<'a> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::counter_of;
+
+    #[test]
+    fn keys_that_differ_by_their_last_characters_have_different_counters() {
+        let counters: BTreeSet<_> =
+            (0..1_000).map(|id| counter_of(&format!("postroom:value:product:1:{id}"))).collect();
+        assert!(counters.len() > 100, "{}", counters.len());
     }
 }

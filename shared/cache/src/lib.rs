@@ -2,8 +2,10 @@
 
 mod cache;
 mod limits;
+mod notices;
 mod redis;
 
-pub use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Source, Times};
+pub use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Source, Times, value_key};
 pub use limits::{Charge, Limit, Limiter, Standing, Verdict};
+pub use notices::Heard;
 pub use redis::{Redis, RedisError, RedisSettings, Role};

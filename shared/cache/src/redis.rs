@@ -1,6 +1,7 @@
 //! The way to one Redis server: settings, one shared connection, the deadline that every call has, and the breaker that spares
 //! callers the wait while the server is away.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -121,7 +122,14 @@ pub struct Redis {
     deadline: Duration,
     role: Role,
     prefix: Arc<str>,
-    state: Arc<watch::Sender<State>>,
+    breaker: Arc<Breaker>,
+}
+
+/// What is known of the server by all that share it.
+struct Breaker {
+    state: watch::Sender<State>,
+    /// Whether the last call was answered. Then nobody needs to look at the rest, which takes a lock.
+    answers: AtomicBool,
 }
 
 impl Redis {
@@ -140,7 +148,7 @@ impl Redis {
             deadline: CALL_DEADLINE,
             role,
             prefix: settings.prefix.as_str().into(),
-            state: Arc::new(watch::channel(state).0),
+            breaker: Arc::new(Breaker { state: watch::Sender::new(state), answers: AtomicBool::new(false) }),
         })
     }
 
@@ -188,12 +196,12 @@ impl Redis {
     /// Whether the server has not answered lately, so that calls fail without asking it.
     #[must_use]
     pub fn is_away(&self) -> bool {
-        self.state.borrow().is_away()
+        !self.breaker.answers.load(Ordering::Relaxed) && self.breaker.state.borrow().is_away()
     }
 
     /// For `/readyz`: `connected`, or what is wrong.
     pub fn readiness(&self) -> impl Fn() -> Result<String, String> + Send + Sync + 'static {
-        let state = self.state.subscribe();
+        let state = self.breaker.state.subscribe();
         move || match &*state.borrow() {
             State { met: false, .. } => Err("reconnecting".to_owned()),
             state if state.is_away() => Err("reconnecting".to_owned()),
@@ -227,6 +235,10 @@ impl Redis {
         }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     fn connection(&self) -> ConnectionManager {
         self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -242,7 +254,7 @@ impl Redis {
 
     /// Ends when the server does not answer any more.
     async fn gone(&self) {
-        let mut state = self.state.subscribe();
+        let mut state = self.breaker.state.subscribe();
         let gone = state.wait_for(State::is_away).await;
         debug_assert!(gone.is_ok(), "the sender lives as long as this");
     }
@@ -281,7 +293,7 @@ impl Redis {
                 "redis is set otherwise than it must be: change it there"
             );
         }
-        self.state.send_if_modified(|state| std::mem::replace(&mut state.differs, differs.clone()) != differs);
+        self.breaker.state.send_if_modified(|state| std::mem::replace(&mut state.differs, differs.clone()) != differs);
         true
     }
 
@@ -309,13 +321,14 @@ impl Redis {
     /// Keeps the count of calls without an answer.
     fn heard(&self, answered: bool) {
         // Nearly always, and then nobody needs to be held up.
-        if answered && matches!(*self.state.borrow(), State { met: true, failures: 0, .. }) {
+        if answered && self.breaker.answers.load(Ordering::Relaxed) {
             return;
         }
         let before = self.is_away();
-        self.state.send_modify(|state| {
+        self.breaker.state.send_modify(|state| {
             state.met |= answered;
             state.failures = if answered { 0 } else { (state.failures + 1).min(FAILURES) };
+            self.breaker.answers.store(answered, Ordering::Relaxed);
         });
         match (before, self.is_away()) {
             (false, true) => tracing::warn!(redis = self.role.name(), "redis does not answer"),

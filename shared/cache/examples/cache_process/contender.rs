@@ -87,9 +87,9 @@ impl Contender {
         }
     }
 
-    /// The same key and field as in the cache under test, so that one look finds what is left of either.
+    /// The same key as in the cache under test, so that one look finds what is left of either.
     fn key(&self, item: i32) -> String {
-        self.redis.key(&["cache", &self.family.entry(&item.to_string())])
+        self.redis.key(&["value", &self.family.entry(&item.to_string())])
     }
 
     async fn get(&self, key: &str) -> anyhow::Result<Option<i64>> {

@@ -1,14 +1,19 @@
 //! Entries as they stand in Redis, and the scripts by which alone they change. docs/cache.md has their fields and rules.
 
+use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use redis::Script;
+use redis::{Script, ScriptInvocation};
 
 use super::family::{Family, Times};
 use crate::{Redis, RedisError};
 
+/// What stands between the prefix of a system and the name of an entry, in the key of its value.
+const VALUE: &str = "value";
+/// The same in the key of its lease.
+const LEASE: &str = "lease";
 /// So long nobody loads again where a load failed and an older value stands.
 const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
@@ -16,6 +21,8 @@ const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(crate) struct Entries {
     redis: Redis,
+    /// What the keys of all values begin with.
+    values: Arc<str>,
     scripts: Arc<Scripts>,
 }
 
@@ -94,6 +101,13 @@ impl Token {
     }
 }
 
+/// The key under which the value of an entry stands, and which [`Cache::invalidate_entry`](crate::Cache::invalidate_entry) deletes:
+/// for scripts of others whose state ends with an entry.
+#[must_use]
+pub fn value_key(redis: &Redis, entry: &str) -> String {
+    redis.key(&[VALUE, entry])
+}
+
 impl Entries {
     pub(crate) fn new(redis: Redis) -> Self {
         let scripts = Scripts {
@@ -101,23 +115,34 @@ impl Entries {
             fill: Script::new(include_str!("fill.lua")),
             release: Script::new(include_str!("release.lua")),
         };
-        Self { redis, scripts: Arc::new(scripts) }
+        Self { values: redis.key(&[VALUE, ""]).into(), redis, scripts: Arc::new(scripts) }
     }
 
-    /// The key of an entry.
-    pub(crate) fn key(&self, entry: &str) -> String {
-        self.redis.key(&["cache", entry])
+    /// The key of an entry's value.
+    pub(crate) fn key(&self, family: &Family, key: &str) -> String {
+        // Twenty more for the version and the colons.
+        let mut name = String::with_capacity(self.values.len() + family.name.len() + key.len() + 20);
+        name.push_str(&self.values);
+        name.push_str(family.name);
+        write!(name, ":{}:{key}", family.version).expect("a String takes what is written");
+        name
     }
 
-    /// The same by its parts.
-    pub(crate) fn key_in(&self, family: &Family, key: &str) -> String {
-        self.redis.key(&["cache", family.name, &family.version.to_string(), key])
+    /// The key of the lease that goes with a value's.
+    fn lease(&self, key: &str) -> String {
+        self.redis.key(&[LEASE, &key[self.values.len()..]])
+    }
+
+    /// A script, for an entry.
+    fn on<'a>(&self, script: &'a Script, key: &str) -> ScriptInvocation<'a> {
+        let mut invocation = script.key(key);
+        invocation.key(self.lease(key));
+        invocation
     }
 
     /// What stands there.
     pub(crate) async fn read(&self, key: &str) -> Result<Option<Stored>, RedisError> {
-        let stored: Option<Vec<u8>> =
-            self.redis.query("read a cached value", redis::cmd("HGET").arg(key).arg("v")).await?;
+        let stored: Option<Vec<u8>> = self.redis.query("read a cached value", redis::cmd("GET").arg(key)).await?;
         Ok(stored.and_then(Stored::parse))
     }
 
@@ -130,7 +155,7 @@ impl Entries {
         early: f64,
         unreadable: Option<u64>,
     ) -> Result<Look, RedisError> {
-        let mut look = self.scripts.look.key(key);
+        let mut look = self.on(&self.scripts.look, key);
         look.arg(token.text()).arg(millis(times.lease)).arg(early);
         look.arg(unreadable.map(|expiry| expiry.to_string()).unwrap_or_default());
         let (task, now, stored): (String, u64, Option<Vec<u8>>) =
@@ -155,21 +180,22 @@ impl Entries {
         grace: Duration,
         cost: Duration,
     ) -> Result<bool, RedisError> {
-        let mut fill = self.scripts.fill.key(key);
+        let mut fill = self.on(&self.scripts.fill, key);
         fill.arg(token.text()).arg(value).arg(millis(fresh)).arg(millis(fresh + grace)).arg(millis(cost));
         self.redis.invoke("store a cached value", &fill).await
     }
 
     /// Gives a lease back.
     pub(crate) async fn release(&self, key: &str, token: Token) -> Result<bool, RedisError> {
-        let mut release = self.scripts.release.key(key);
+        let mut release = self.on(&self.scripts.release, key);
         release.arg(token.text()).arg(millis(PAUSE_AFTER_FAILURE));
         self.redis.invoke("give back the lease of a cached value", &release).await
     }
 
-    /// Ends entries: their values and their leases.
-    pub(crate) async fn delete(&self, keys: &[String]) -> Result<(), RedisError> {
-        self.redis.query("invalidate a cached value", redis::cmd("DEL").arg(keys)).await
+    /// Ends entries, by their names: their values and their leases, all at once.
+    pub(crate) async fn delete(&self, entries: &[String]) -> Result<(), RedisError> {
+        let keys = entries.iter().flat_map(|entry| [value_key(&self.redis, entry), self.redis.key(&[LEASE, entry])]);
+        self.redis.query("invalidate a cached value", redis::cmd("DEL").arg(keys.collect::<Vec<_>>())).await
     }
 }
 

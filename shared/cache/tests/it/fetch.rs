@@ -70,13 +70,23 @@ impl Numbers {
         self.loads.load(Ordering::SeqCst)
     }
 
-    fn key(&self, family: &Family) -> String {
-        self.redis.key(&["cache", &family.entry("a")])
+    /// The key of the value or of the lease.
+    fn key(&self, what: &str, family: &Family) -> String {
+        self.redis.key(&[what, &family.entry("a")])
     }
 
-    /// Asks Redis about the entry.
-    async fn ask<T: FromRedisValue>(&self, command: &str, arguments: &[&str]) -> T {
-        self.redis.query("ask", redis::cmd(command).arg(self.key(&NUMBERS)).arg(arguments)).await.unwrap()
+    /// Asks Redis about the value or the lease.
+    async fn ask<T: FromRedisValue>(&self, command: &str, what: &str, arguments: &[&str]) -> T {
+        self.redis.query("ask", redis::cmd(command).arg(self.key(what, &NUMBERS)).arg(arguments)).await.unwrap()
+    }
+
+    /// Puts something there as the value.
+    async fn put(&self, stored: &str) {
+        self.ask::<()>("SET", "value", &[stored]).await;
+    }
+
+    async fn is_empty(&self) -> bool {
+        !self.ask::<bool>("EXISTS", "value", &[]).await && !self.ask::<bool>("EXISTS", "lease", &[]).await
     }
 
     /// The clock of Redis, in ms.
@@ -87,12 +97,12 @@ impl Numbers {
 
     /// Puts a value there that is no longer fresh.
     async fn put_stale(&self, value: u32) {
-        self.ask::<()>("HSET", &["v", &format!("1 200 \x11{value}")]).await;
+        self.put(&format!("1 200 \x11{value}")).await;
     }
 
     async fn until_stored(&self, value: u32) {
         until("it is stored", async || {
-            let stored: Option<String> = self.ask("HGET", &["v"]).await;
+            let stored: Option<String> = self.ask("GET", "value", &[]).await;
             stored.is_some_and(|stored| stored.ends_with(&format!(" \x11{value}")))
         })
         .await;
@@ -107,6 +117,7 @@ fn from<T>(source: Source, value: T) -> Fetched<T> {
 async fn a_value_is_loaded_once_and_found_from_then_on() {
     let numbers = Numbers::new();
     assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
+    assert!(!numbers.ask::<bool>("EXISTS", "lease", &[]).await, "it is free for the next load");
     for _ in 0..3 {
         assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
     }
@@ -159,7 +170,7 @@ async fn a_load_that_an_invalidation_overtakes_is_not_stored() {
     numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
     go_on.notify_one();
     assert_eq!(slow.await.unwrap().unwrap(), from(Source::Loaded, 100));
-    assert!(!numbers.ask::<bool>("EXISTS", &[]).await);
+    assert!(numbers.is_empty().await);
     assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
 }
 
@@ -168,10 +179,10 @@ async fn absence_is_kept_for_less_long_and_without_grace() {
     let numbers = Numbers::new();
     assert_eq!(numbers.fetch_absent().await, Fetched { value: None, source: Source::Loaded });
     assert_eq!(numbers.fetch().await, Fetched { value: None, source: Source::Hit });
-    assert!((1..=11_000).contains(&numbers.ask::<u64>("PTTL", &[]).await));
+    assert!((1..=11_000).contains(&numbers.ask::<u64>("PTTL", "value", &[]).await));
     numbers.cache.invalidate(&NUMBERS, "a").await.unwrap();
     numbers.fetch().await;
-    assert!((150_000..=210_000).contains(&numbers.ask::<u64>("PTTL", &[]).await));
+    assert!((150_000..=210_000).contains(&numbers.ask::<u64>("PTTL", "value", &[]).await));
 }
 
 #[tokio::test]
@@ -201,7 +212,7 @@ async fn a_value_near_its_end_is_refreshed_before_it() {
     let numbers = Numbers::new();
     // So dear that one time in six million nobody would.
     let expiry = numbers.now().await + 60_000;
-    numbers.ask::<()>("HSET", &["v", &format!("{expiry} 400000000000 \x11100")]).await;
+    numbers.put(&format!("{expiry} 400000000000 \x11100")).await;
     assert_eq!(numbers.fetch().await, from(Source::Hit, 100));
     numbers.until_stored(1).await;
     assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
@@ -212,11 +223,15 @@ async fn a_stale_value_is_handed_out_while_loads_fail() {
     let numbers = Numbers::new();
     numbers.put_stale(100).await;
     assert_eq!(numbers.fetch_failing().await.unwrap(), from(Source::Stale, 100));
-    until("the failure is known", async || !numbers.ask::<bool>("HEXISTS", &["t"]).await).await;
+    until("the failure is known", async || {
+        numbers.ask::<Option<String>>("GET", "lease", &[]).await.as_deref() == Some("")
+    })
+    .await;
     // For a while nobody tries again.
     assert_eq!(numbers.fetch_failing().await.unwrap(), from(Source::Stale, 100));
     assert_eq!(numbers.loads(), 1);
-    numbers.ask::<()>("HSET", &["u", "0"]).await;
+    assert!((1..=1_000).contains(&numbers.ask::<i64>("PTTL", "lease", &[]).await));
+    numbers.ask::<()>("DEL", "lease", &[]).await;
     assert_eq!(numbers.fetch().await, from(Source::Stale, 100));
     numbers.until_stored(2).await;
 }
@@ -229,7 +244,7 @@ async fn a_load_that_fails_with_nothing_stored_is_told_and_holds_nobody_up() {
     let panicked = numbers.cache.fetch(&NUMBERS, "a", || async { panicking() }).await;
     assert!(matches!(panicked, Err(FetchError::Lost)));
     // The leases were given back, or this would wait for half a minute.
-    assert!(!numbers.ask::<bool>("EXISTS", &[]).await);
+    assert!(numbers.is_empty().await);
     assert_eq!(numbers.fetch().await, from(Source::Loaded, 2));
 }
 
@@ -254,7 +269,7 @@ async fn a_value_that_cannot_be_decoded_is_a_miss() {
     let values =
         ["", "nonsense", "1", &format!("{expiry} 1 \x11\"text\""), &format!("{expiry} 1 \x12100"), "1 1 \x11[]"];
     for (number, value) in (1..).zip(values) {
-        numbers.ask::<()>("HSET", &["v", value]).await;
+        numbers.put(value).await;
         assert_eq!(numbers.fetch().await, from(Source::Loaded, number), "{value:?}");
         assert_eq!(numbers.fetch().await, from(Source::Hit, number));
     }
@@ -267,7 +282,7 @@ async fn a_value_that_is_too_large_is_handed_out_and_not_stored() {
         let large = || async { Ok::<_, Infallible>(Some("x".repeat(1024 * 1024))) };
         let fetched = numbers.cache.fetch(&NUMBERS, "a", large).await.unwrap();
         assert_eq!((fetched.source, fetched.value.unwrap().len()), (Source::Loaded, 1024 * 1024));
-        assert!(!numbers.ask::<bool>("EXISTS", &[]).await);
+        assert!(numbers.is_empty().await);
     }
 }
 
@@ -296,8 +311,7 @@ async fn a_load_goes_on_when_nobody_waits_any_more() {
 #[tokio::test]
 async fn who_finds_another_process_loading_waits_for_its_value() {
     let numbers = Numbers::new();
-    let leased_until = numbers.now().await + 60_000;
-    numbers.ask::<()>("HSET", &["t", "another", "u", &leased_until.to_string()]).await;
+    numbers.ask::<()>("SET", "lease", &["another", "PX", "60000"]).await;
     let waiting = tokio::spawn({
         let numbers = numbers.clone();
         async move { numbers.fetch().await }
@@ -305,7 +319,7 @@ async fn who_finds_another_process_loading_waits_for_its_value() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert!(!waiting.is_finished());
     let expiry = numbers.now().await + 60_000;
-    numbers.ask::<()>("HSET", &["v", &format!("{expiry} 1 \x11100")]).await;
+    numbers.put(&format!("{expiry} 1 \x11100")).await;
     assert_eq!(waiting.await.unwrap(), from(Source::Hit, 100));
 }
 
@@ -313,7 +327,8 @@ async fn who_finds_another_process_loading_waits_for_its_value() {
 async fn a_lease_that_is_never_given_back_ends_by_itself() {
     let numbers = Numbers::new();
     let holder = redis::Script::new(include_str!("../../src/cache/look.lua"));
-    let mut look = holder.key(numbers.key(&IMPATIENT));
+    let mut look = holder.key(numbers.key("value", &IMPATIENT));
+    look.key(numbers.key("lease", &IMPATIENT));
     look.arg("another").arg(50).arg(0).arg("");
     let (task, _, _): (String, u64, Option<String>) = numbers.redis.invoke("look", &look).await.unwrap();
     assert_eq!(task, "load");

@@ -60,7 +60,8 @@ fn orders() -> Vec<Vec<Actor>> {
 struct Rules {
     look: Script,
     fill: Script,
-    invalidation: &'static [&'static str],
+    /// What is deleted, of value and lease.
+    invalidation: fn(&Run) -> Vec<String>,
 }
 
 /// A reader under way.
@@ -74,7 +75,8 @@ struct Reader {
 struct Run<'a> {
     redis: &'a Redis,
     rules: &'a Rules,
-    key: String,
+    value: String,
+    lease: String,
     database: &'static str,
     invalidated: bool,
     writes: u32,
@@ -88,15 +90,10 @@ impl Run<'_> {
             Actor::Reader(number) => return self.read(number).await,
             Actor::Writer if self.writes == 0 => self.database = NEW,
             Actor::Writer => {
-                let [command, arguments @ ..] = self.rules.invalidation else { panic!("a command") };
-                self.ask::<()>(redis::cmd(command).arg(&self.key).arg(arguments)).await;
+                self.ask::<()>(redis::cmd("DEL").arg((self.rules.invalidation)(self))).await;
                 self.invalidated = true;
             }
-            Actor::Time => {
-                if self.ask::<bool>(redis::cmd("HEXISTS").arg(&self.key).arg("u")).await {
-                    self.ask::<()>(redis::cmd("HSET").arg(&self.key).arg("u").arg(0)).await;
-                }
-            }
+            Actor::Time => self.ask::<()>(redis::cmd("DEL").arg(&self.lease)).await,
         }
         self.writes += u32::from(actor == Actor::Writer);
         true
@@ -115,8 +112,8 @@ impl Run<'_> {
             2 if reader.leads => reader.loaded = Some(self.database),
             3 => {
                 if let Some(loaded) = reader.loaded {
-                    let mut fill = self.rules.fill.key(&self.key);
-                    fill.arg(number).arg(loaded).arg(60_000).arg(120_000).arg(1);
+                    let mut fill = self.rules.fill.key(&self.value);
+                    fill.key(&self.lease).arg(number).arg(loaded).arg(60_000).arg(120_000).arg(1);
                     self.redis.invoke::<bool>("fill", &fill).await.unwrap();
                 }
             }
@@ -127,8 +124,8 @@ impl Run<'_> {
     }
 
     async fn look(&self, token: usize) -> (bool, Option<String>) {
-        let mut look = self.rules.look.key(&self.key);
-        look.arg(token).arg(60_000).arg(0).arg("");
+        let mut look = self.rules.look.key(&self.value);
+        look.key(&self.lease).arg(token).arg(60_000).arg(0).arg("");
         let (task, _, given): (String, u64, Option<String>) = self.redis.invoke("look", &look).await.unwrap();
         (task == "load" || task == "refresh", given)
     }
@@ -145,11 +142,12 @@ async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
     let runs = stream::iter(orders().into_iter().enumerate()).map(|(number, order)| {
         let (redis, loads) = (&redis, &loads);
         async move {
-            let key = redis.key(&[&number.to_string()]);
+            let [value, lease] = ["value", "lease"].map(|what| redis.key(&[what, &number.to_string()]));
             let mut run = Run {
                 redis,
                 rules,
-                key,
+                value,
+                lease,
                 database: OLD,
                 invalidated: false,
                 writes: 0,
@@ -161,15 +159,15 @@ async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
                 Before::Stale => Some("1"),
             };
             if let Some(expiry) = expiry {
-                run.ask::<()>(redis::cmd("HSET").arg(&run.key).arg("v").arg(format!("{expiry} 1 {OLD}"))).await;
+                run.ask::<()>(redis::cmd("SET").arg(&run.value).arg(format!("{expiry} 1 {OLD}"))).await;
             }
             let mut sound = true;
             for actor in &order {
                 sound &= run.step(*actor).await;
             }
-            let left: Option<String> = run.ask(redis::cmd("HGET").arg(&run.key).arg("v")).await;
+            let left: Option<String> = run.ask(redis::cmd("GET").arg(&run.value)).await;
             sound &= left.is_none_or(|left| left.ends_with(NEW));
-            run.ask::<()>(redis::cmd("DEL").arg(&run.key)).await;
+            run.ask::<()>(redis::cmd("DEL").arg(&run.value).arg(&run.lease)).await;
             loads.fetch_add(run.readers.iter().filter(|reader| reader.leads).count() as u32, Ordering::SeqCst);
             (!sound).then_some(order)
         }
@@ -179,7 +177,11 @@ async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
 }
 
 fn rules() -> Rules {
-    Rules { look: Script::new(LOOK), fill: Script::new(FILL), invalidation: &["DEL"] }
+    Rules {
+        look: Script::new(LOOK),
+        fill: Script::new(FILL),
+        invalidation: |run| vec![run.value.clone(), run.lease.clone()],
+    }
 }
 
 #[tokio::test]
@@ -201,6 +203,6 @@ async fn a_fill_that_asks_for_no_token_is_found_out() {
 
 #[tokio::test]
 async fn an_invalidation_that_leaves_the_lease_is_found_out() {
-    let rules = Rules { invalidation: &["HDEL", "v"], ..rules() };
+    let rules = Rules { invalidation: |run| vec![run.value.clone()], ..rules() };
     assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
 }

@@ -56,12 +56,10 @@ async fn stale(ground: &Ground, redis: &str) -> Vec<i32> {
     let redis = Redis::new(&RedisSettings { url: redis.into(), prefix: ground.prefix.clone() }, Role::Cache).unwrap();
     let mut stale = Vec::new();
     for (item, version) in ground.versions().await {
-        let key = redis.key(&["cache", &format!("item:1:{item}")]);
-        let stored = match redis.query::<Option<String>>("look", redis::cmd("HGET").arg(&key).arg("v")).await {
-            Ok(stored) => stored.map(|stored| stored.rsplit('\x11').next().unwrap_or_default().to_owned()),
-            // The recipes keep a plain value.
-            Err(_) => redis.query("look", redis::cmd("GET").arg(&key)).await.unwrap(),
-        };
+        let key = redis.key(&["value", &format!("item:1:{item}")]);
+        let stored: Option<String> = redis.query("look", redis::cmd("GET").arg(&key)).await.unwrap();
+        // The recipes keep the bare version.
+        let stored = stored.map(|stored| stored.rsplit('\x11').next().unwrap_or_default().to_owned());
         if stored.is_some_and(|stored| stored != version.to_string()) {
             stale.push(item);
         }
