@@ -15,9 +15,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// What is due, but held by another dispatcher, is not to be asked for without end.
 const SHORTEST_WAIT: Duration = Duration::from_millis(100);
 
-/// The notices, heard by one connection for the whole process. Clones share them.
+/// The notices of a channel, heard by one connection for the whole process. Clones share them.
 #[derive(Clone, Debug)]
 pub struct Due {
+    channel: &'static str,
     told: watch::Sender<()>,
     live: watch::Sender<bool>,
 }
@@ -28,13 +29,20 @@ pub struct Watch {
     told: watch::Receiver<()>,
 }
 
+/// Those of the outbox.
 impl Default for Due {
     fn default() -> Self {
-        Self { told: watch::channel(()).0, live: watch::channel(false).0 }
+        Self::on(DUE_CHANNEL)
     }
 }
 
 impl Due {
+    /// Those of another channel.
+    #[must_use]
+    pub fn on(channel: &'static str) -> Self {
+        Self { channel, told: watch::channel(()).0, live: watch::channel(false).0 }
+    }
+
     /// Begins to hear. What is told from now on is not missed, also while its hearer does something else.
     #[must_use]
     pub fn watch(&self) -> Watch {
@@ -52,7 +60,7 @@ impl Due {
     /// # Errors
     /// None; it is a task like others.
     pub async fn listen(self, pool: PgPool, drain: CancellationToken) -> anyhow::Result<()> {
-        notices::listen(&pool, DUE_CHANNEL, &self.live, &drain, |heard| match heard {
+        notices::listen(&pool, self.channel, &self.live, &drain, |heard| match heard {
             // Also at the beginning: whatever was told before was told to nobody.
             Heard::Begun | Heard::Notice(_) => self.told.send_replace(()),
             Heard::Interrupted => {}

@@ -1,5 +1,6 @@
 //! What `dispatcher` is told from outside. `defaults.toml` documents each.
 
+use cache::RedisSettings;
 use chrono::TimeDelta;
 use pipeline::BrokerSettings;
 use serde::Deserialize;
@@ -25,8 +26,18 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// Where the reports are.
     pub files: FilesSettings,
+    /// Where Redis is.
+    pub redis: RedisServers,
     /// How long things are kept.
     pub retention: RetentionSettings,
+}
+
+/// The servers of Redis, by what they are for.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisServers {
+    /// Keeps copies of what the database has, which end with it.
+    pub cache: RedisSettings,
 }
 
 /// How long things are kept.
@@ -66,8 +77,9 @@ mod tests {
     use super::{DEFAULTS, KeptDays, Settings};
 
     #[test]
-    fn the_defaults_lack_just_the_two_values_that_they_name() {
-        let given = "[broker]\nurl = \"amqp://a\"\n[database]\nurl = \"postgres://a\"\n";
+    fn the_defaults_lack_just_the_three_values_that_they_name() {
+        let given =
+            "[broker]\nurl = \"amqp://a\"\n[database]\nurl = \"postgres://a\"\n[redis.cache]\nurl = \"redis://a\"\n";
         let config = Config::builder()
             .add_source(File::from_str(DEFAULTS, FileFormat::Toml))
             .add_source(File::from_str(given, FileFormat::Toml));

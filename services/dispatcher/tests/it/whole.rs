@@ -4,11 +4,15 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
+use backing::redis_url;
 use pipeline::topology;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::fixture::{Fixture, QUEUE};
+
+/// Where nothing listens.
+const NO_REDIS: &str = "redis://a:b@127.0.0.1:1";
 
 /// A dispatcher process; killed with this.
 struct Program {
@@ -17,13 +21,15 @@ struct Program {
 }
 
 impl Program {
-    fn start(fixture: &Fixture, broker_url: &str, database_url: &str) -> Self {
+    fn start(fixture: &Fixture, broker_url: &str, database_url: &str, redis_url: &str) -> Self {
         let health = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let child = Command::new(env!("CARGO_BIN_EXE_dispatcher"))
             .env_clear()
             .env("POSTROOM__HEALTH__LISTEN", health.to_string())
             .env("POSTROOM__BROKER__URL", broker_url)
             .env("POSTROOM__DATABASE__URL", database_url)
+            .env("POSTROOM__REDIS__CACHE__URL", redis_url)
+            .env("POSTROOM__REDIS__CACHE__PREFIX", "test-dispatcher")
             .env("POSTROOM__FILES__URL", fixture.directory.url())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -52,12 +58,15 @@ impl Program {
 #[tokio::test]
 async fn the_program_sends_what_is_due_counts_it_and_ends_well() {
     let fixture = Fixture::new().await;
-    let program = Program::start(&fixture, &fixture.vhost.url("dispatcher"), &fixture.database.url());
+    let program =
+        Program::start(&fixture, &fixture.vhost.url("dispatcher"), &fixture.database.url(), &redis_url("cache"));
     let ready = || async { program.get("/readyz").await.is_some_and(|(status, _)| status == 200) };
     fixture.vhost.wait("ready", ready).await;
     let parts: Value = serde_json::from_str(&program.get("/readyz").await.unwrap().1).unwrap();
     assert_eq!((&parts["publishing"], &parts["database"]), (&json!("connected"), &json!("listening")), "{parts}");
+    assert_eq!(parts["redis-cache"], "connected", "{parts}");
 
+    fixture.execute("INSERT INTO cache_invalidations (entry) VALUES ('thing:1:a')").await;
     fixture.put(3).await;
     fixture.take(3).await;
     fixture.wait_sent(3).await;
@@ -67,6 +76,9 @@ async fn the_program_sends_what_is_due_counts_it_and_ends_well() {
             "outbox_sent_total 3",
             "outbox_failed_total 0",
             "outbox_due 0",
+            r#"cache_invalidations_total{outcome="done"} 1"#,
+            "cache_invalidations_waiting 0",
+            "cache_invalidations_oldest_seconds 0",
             r#"schedule_firings_total{outcome="missed"} 0"#,
         ]
         .iter()
@@ -80,9 +92,30 @@ async fn the_program_sends_what_is_due_counts_it_and_ends_well() {
 }
 
 #[tokio::test]
+async fn without_redis_the_program_sends_what_is_due_and_counts_what_waits() {
+    let fixture = Fixture::new().await;
+    fixture.execute("INSERT INTO cache_invalidations (entry) VALUES ('thing:1:a'), ('thing:1:b')").await;
+    let program = Program::start(&fixture, &fixture.vhost.url("dispatcher"), &fixture.database.url(), NO_REDIS);
+    fixture.put(3).await;
+    fixture.wait_sent(3).await;
+    fixture.take(3).await;
+    let counted = || async {
+        let metrics = program.get("/metrics").await.unwrap().1;
+        metrics.lines().any(|line| line == "cache_invalidations_waiting 2")
+    };
+    fixture.vhost.wait("the metrics", counted).await;
+    let (status, parts) = program.get("/readyz").await.unwrap();
+    let parts: Value = serde_json::from_str(&parts).unwrap();
+    assert_eq!((status, &parts["redis-cache"]), (503, &json!("reconnecting")), "{parts}");
+    let (code, log) = program.terminate().await;
+    assert_eq!(code, Some(0), "{log}");
+    fixture.finish().await;
+}
+
+#[tokio::test]
 async fn without_broker_and_database_the_program_lives_says_so_and_ends_well() {
     let fixture = Fixture::new().await;
-    let program = Program::start(&fixture, "amqp://a:b@127.0.0.1:1/none", "postgres://a:b@127.0.0.1:1/none");
+    let program = Program::start(&fixture, "amqp://a:b@127.0.0.1:1/none", "postgres://a:b@127.0.0.1:1/none", NO_REDIS);
     let alive = || async { program.get("/livez").await.is_some_and(|(status, _)| status == 200) };
     fixture.vhost.wait("alive", alive).await;
     let (status, parts) = program.get("/readyz").await.unwrap();
@@ -100,7 +133,8 @@ async fn without_broker_and_database_the_program_lives_says_so_and_ends_well() {
 async fn a_program_that_ends_leaves_no_row_half_sent() {
     let fixture = Fixture::new().await;
     fixture.put(200).await;
-    let program = Program::start(&fixture, &fixture.vhost.url("dispatcher"), &fixture.database.url());
+    let program =
+        Program::start(&fixture, &fixture.vhost.url("dispatcher"), &fixture.database.url(), &redis_url("cache"));
     let begun = || async { fixture.vhost.ready(QUEUE).await.unwrap_or_default() > 0 };
     fixture.vhost.wait("it has begun to send", begun).await;
     let (code, log) = program.terminate().await;
