@@ -18,9 +18,9 @@ use store::outbox::NewOutboxRow;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::App;
+use crate::claims;
 use crate::problem::Problem;
-use crate::routes::jobs::{JobView, view_of};
-use crate::tracker::queued_event;
+use crate::routes::jobs::{JobView, find};
 
 /// How often one looks for the job that another request with the same key is making right now.
 const LOOK: Duration = Duration::from_millis(50);
@@ -60,12 +60,12 @@ pub(crate) async fn accept<J: Job>(
     due_at: Option<DateTime<Utc>>,
 ) -> Result<Accepted, Problem> {
     let new = new_job(&job)?;
-    let claim = match &job.payload_hash {
-        Some(hash) => claim(app, &new, hash).await,
-        None => None,
-    };
-    if let Some(accepted) = answer_repeat(app, &new, claim).await? {
-        return Ok(accepted);
+    let mut claimed = None;
+    if let Some(hash) = &job.payload_hash {
+        claimed = claim(app, &new, hash).await;
+        if let Some(accepted) = answer_repeat(app, &new, hash, claimed).await? {
+            return Ok(accepted);
+        }
     }
     if due_at.is_some() {
         keep(app, job, &new, due_at, Offer::NotSent).await?;
@@ -74,14 +74,14 @@ pub(crate) async fn accept<J: Job>(
     if app.fullness.is_nearly_full(J::KIND, job.lane) {
         return Err(Problem::QueueNearlyFull);
     }
-    if claim == Some(Claim::Same)
-        && let Some(accepted) = wait_for_twin(app, &new).await?
+    if claimed == Some(Claim::Same)
+        && let Some(accepted) = wait_for_twin(app, &new).await
     {
         return Ok(accepted);
     }
     match offer(app, &job).await? {
         Offer::Taken => {
-            tell_queued(app, &new, job.trace).await;
+            tell_queued(app, &new, job.trace, job.payload_hash).await;
             Ok(Accepted::now(&new, None, "broker"))
         }
         unknown => {
@@ -95,9 +95,9 @@ pub(crate) async fn accept<J: Job>(
 pub(crate) async fn accepted_before<J: Job>(app: &App, job: &OutgoingJob<J>) -> Result<Option<Accepted>, Problem> {
     let new = new_job(job)?;
     match &job.payload_hash {
-        Some(hash) if known(app, &new).await?.is_some() => {
+        Some(hash) if known(app, &new).await.is_some() => {
             let claim = claim(app, &new, hash).await;
-            answer_repeat(app, &new, claim).await
+            answer_repeat(app, &new, hash, claim).await
         }
         _ => Ok(None),
     }
@@ -108,43 +108,60 @@ fn new_job<J: Job>(job: &OutgoingJob<J>) -> Result<NewJob, Problem> {
     Ok(NewJob { id: job.id, kind: J::KIND.to_owned(), owner, at: job.accepted_at })
 }
 
-/// Claims the key that the job's id stands for. `None` where the database does not answer: work is taken without it, unchecked.
+/// Claims the key that the job's id stands for. `None` where neither Redis nor the database answers: work is taken without them,
+/// unchecked.
 async fn claim(app: &App, new: &NewJob, hash: &str) -> Option<Claim> {
+    match claims::claim(&app.redis, new.id, hash).await {
+        Ok(claim) => Some(claim),
+        Err(_) => claim_in_database(app, new, hash).await,
+    }
+}
+
+async fn claim_in_database(app: &App, new: &NewJob, hash: &str) -> Option<Claim> {
     let claim = in_time(app.patience(), store::idempotency::claim(&app.pool, new.id, hash)).await;
     claim.map_err(|error| tracing::warn!(job.id = %new.id, error = format!("{error:#}"), "claim a key")).ok()
 }
 
 /// The answer to a repeat, where what was asked for is known.
-async fn answer_repeat(app: &App, new: &NewJob, claim: Option<Claim>) -> Result<Option<Accepted>, Problem> {
+async fn answer_repeat(app: &App, new: &NewJob, hash: &str, claim: Option<Claim>) -> Result<Option<Accepted>, Problem> {
     match claim {
         None => Ok(None),
         Some(Claim::Other) => Err(Problem::KeyReused),
-        // Also of a key that is new: its first request may have gone unchecked.
-        Some(Claim::New | Claim::Same) => known(app, new).await,
+        Some(Claim::Same) => Ok(known(app, new).await),
+        // Redis keeps a claim for a while, the database as long as the job; or the first request went unchecked.
+        // Of a key that is new one only asks who answers.
+        Some(Claim::New) if !app.changes.is_live() => Ok(None),
+        Some(Claim::New) => match known(app, new).await {
+            Some(_) if claim_in_database(app, new, hash).await == Some(Claim::Other) => {
+                if let Err(error) = claims::take_back(&app.redis, new.id, hash).await {
+                    tracing::warn!(job.id = %new.id, error = format!("{:#}", anyhow::Error::new(error)), "take a claim back");
+                }
+                Err(Problem::KeyReused)
+            }
+            accepted => Ok(accepted),
+        },
     }
 }
 
 /// The job, if anything is known of it.
-async fn known(app: &App, new: &NewJob) -> Result<Option<Accepted>, Problem> {
-    let found = in_time(app.patience(), store::jobs::find_job(&app.pool, new.id, &new.owner)).await;
-    match found {
-        Ok(Some(row)) => Ok(Some(Accepted::before(view_of(app, row).await?))),
-        Ok(None) => Ok(None),
+async fn known(app: &App, new: &NewJob) -> Option<Accepted> {
+    match in_time(app.patience(), find(app, new.id, &new.owner)).await {
+        Ok(found) => found.map(|job| Accepted::before(job.into())),
         Err(error) => {
             tracing::warn!(job.id = %new.id, error = format!("{error:#}"), "look for a job that may have been accepted");
-            Ok(None)
+            None
         }
     }
 }
 
 /// Another request with this key may be at the broker right now. Waits for its job as long as that may take; where none comes,
 /// that request has failed.
-async fn wait_for_twin(app: &App, new: &NewJob) -> Result<Option<Accepted>, Problem> {
+async fn wait_for_twin(app: &App, new: &NewJob) -> Option<Accepted> {
     let end = Instant::now() + app.limits.publish + app.limits.record_unheard;
     loop {
-        let accepted = known(app, new).await?;
+        let accepted = known(app, new).await;
         if accepted.is_some() || Instant::now() >= end || app.drain.is_cancelled() {
-            return Ok(accepted);
+            return accepted;
         }
         sleep(LOOK).await;
     }
@@ -188,6 +205,7 @@ async fn keep<J: Job>(
     due_at: Option<DateTime<Utc>>,
     offer: Offer,
 ) -> Result<(), Problem> {
+    let hash = job.payload_hash.clone();
     let message = job.sealed().and_then(serde_json::to_value).map_err(|error| Problem::Internal(error.into()))?;
     let row = NewOutboxRow { message, due_at };
     let failed = |cause: anyhow::Error, perhaps: bool| match offer {
@@ -199,7 +217,12 @@ async fn keep<J: Job>(
     // First a sign of life: what was never sent to the database is told from what it did not answer.
     in_time(app.patience(), store::database::ping(&app.pool)).await.map_err(|cause| failed(cause, false))?;
     match timeout(app.limits.record, store::outbox::put(&app.pool, new, &row)).await {
-        Ok(Ok(_)) => Ok(()),
+        Ok(Ok(_)) => {
+            if let Some(hash) = hash {
+                claim_in_database(app, new, &hash).await;
+            }
+            Ok(())
+        }
         Ok(Err(error)) => {
             let perhaps = !is_refused(&error);
             Err(failed(error.into(), perhaps))
@@ -220,22 +243,17 @@ async fn in_time<T, E: Into<anyhow::Error>>(
     timeout(patience, call).await.context("no answer from the database in time")?.map_err(Into::into)
 }
 
-/// Writes the job down and tells of it. The broker has the job already: where it cannot be written down now, the tracker is asked
-/// to do so later, and where that cannot be asked either, the job's other events make its row.
-async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>) {
+/// Has the job be known, and tells of it. The broker has it already. Where Redis knows it, its row comes behind the answer.
+async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>, payload_hash: Option<String>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
     let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
-    let recorded = in_time(app.patience(), app.recorder.record(queued_event(&event)));
-    let (recorded, hinted) = tokio::join!(recorded, app.publisher.hint_event(&event));
-    let told = match recorded {
-        Ok(()) => hinted,
-        Err(error) => {
-            tracing::warn!(job.id = %job.id, error = format!("{error:#}"), "record a queued job");
-            app.publisher.publish_unrecorded(&event).await
-        }
-    };
-    if let Err(error) = told {
+    let (known, hinted) = tokio::join!(app.status.accept(job), app.publisher.hint_event(&event));
+    if let Err(error) = hinted {
         tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
+    }
+    let recorded = app.recorder.take(Event { payload_hash, ..event }).await;
+    if known.is_err() && timeout(app.patience(), recorded).await.is_err() {
+        tracing::warn!(job.id = %job.id, "an accepted job is not known yet");
     }
 }
 

@@ -1,10 +1,11 @@
-//! Wakes whoever waits for a job to change: one listener of PostgreSQL's `NOTIFY` per process, and a slow look where it is
-//! away.
+//! Wakes whoever waits for a job to change. Web processes tell each other by Redis, the dispatcher tells them by PostgreSQL's
+//! `NOTIFY`; and everybody looks by himself now and then, more often while Redis is not heard.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use cache::Heard as Told;
 use service::health::PartState;
 use store::PgPool;
 use store::jobs::CHANGED_CHANNEL;
@@ -13,9 +14,12 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// How often one looks at a job while notices come: one may be lost when a connection dies silently.
+use crate::JobStatus;
+use crate::job_status::ALL;
+
+/// How often one looks at a job while Redis tells of changes: a notice may be lost when a connection dies silently.
 const LOOK_LIVE: Duration = Duration::from_secs(10);
-/// How often one looks while none come.
+/// How often one looks while it does not.
 const LOOK_DEAF: Duration = Duration::from_secs(1);
 
 /// Where changes of jobs are told and waited for. Clones share it.
@@ -28,7 +32,10 @@ pub struct Changes {
 struct Shared {
     /// The jobs that somebody waits for. Bounded by who may wait.
     waited_for: Mutex<HashMap<Uuid, watch::Sender<()>>>,
+    /// Whether the database is heard.
     live: watch::Sender<bool>,
+    /// Whether Redis is heard.
+    told: watch::Sender<bool>,
 }
 
 /// A job that is waited for, as long as this lives.
@@ -41,7 +48,8 @@ pub(crate) struct Watched {
 
 impl Default for Changes {
     fn default() -> Self {
-        let shared = Shared { waited_for: Mutex::default(), live: watch::channel(false).0 };
+        let shared =
+            Shared { waited_for: Mutex::default(), live: watch::channel(false).0, told: watch::channel(false).0 };
         Self { shared: Arc::new(shared) }
     }
 }
@@ -54,7 +62,7 @@ impl Changes {
         Watched { id, changed, shared: Arc::clone(&self.shared) }
     }
 
-    /// Whether notices come: then the database answers.
+    /// Whether the database's notices come: then it answers.
     pub(crate) fn is_live(&self) -> bool {
         *self.shared.live.borrow()
     }
@@ -65,25 +73,38 @@ impl Changes {
         move || if *live.borrow() { Ok("listening".to_owned()) } else { Err("reconnecting".to_owned()) }
     }
 
-    /// Listens until `drain`, through every loss of the database.
+    /// Whether Redis tells of changes.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        *self.shared.told.borrow()
+    }
+
+    /// Listens to the database until `drain`, through every loss of it.
     pub async fn listen(self, pool: PgPool, drain: CancellationToken) {
         notices::listen(&pool, CHANGED_CHANNEL, &self.shared.live, &drain, |heard| match heard {
-            Heard::Notice(payload) => match payload.parse() {
-                Ok(id) => self.shared.wake(id),
-                Err(_) => tracing::warn!(channel = CHANGED_CHANNEL, "a notice that names no job"),
-            },
-            // What was told meanwhile was told to nobody; and who waits is to look more often from now on.
+            Heard::Notice(payload) => self.shared.wake_named(payload),
             Heard::Begun | Heard::Interrupted => self.shared.wake_all(),
         })
         .await;
+    }
+
+    /// Listens to Redis until `drain`, through every loss of it.
+    pub async fn listen_to_redis(self, status: JobStatus, drain: CancellationToken) {
+        let listening = status.redis().listen(status.channel(), &self.shared.told, &drain, |heard| match heard {
+            Told::Notice(ALL) => self.shared.wake_all(),
+            Told::Notice(payload) => self.shared.wake_named(payload),
+            // What was told meanwhile was told to nobody; and who waits is to look more often from now on.
+            Told::Begun | Told::Interrupted => self.shared.wake_all(),
+        });
+        listening.await;
     }
 }
 
 impl Watched {
     /// Ends when the job may have changed since the last call; else after a while, for one may look in any case.
     pub(crate) async fn changed(&mut self) {
-        let live = *self.shared.live.borrow();
-        let look = tokio::time::sleep(if live { LOOK_LIVE } else { LOOK_DEAF });
+        let told = *self.shared.told.borrow();
+        let look = tokio::time::sleep(if told { LOOK_LIVE } else { LOOK_DEAF });
         tokio::select! {
             changed = self.changed.changed() => debug_assert!(changed.is_ok(), "the sender lives as long as its watchers"),
             () = look => {}
@@ -105,6 +126,13 @@ impl Drop for Watched {
 impl Shared {
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, watch::Sender<()>>> {
         self.waited_for.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wake_named(&self, id: &str) {
+        match id.parse() {
+            Ok(id) => self.wake(id),
+            Err(_) => tracing::warn!("a notice that names no job"),
+        }
     }
 
     fn wake(&self, id: Uuid) {

@@ -4,11 +4,13 @@ mod accept;
 mod breaker;
 mod caller;
 mod changes;
+mod claims;
 mod client_address;
 mod cross_site;
 mod edge;
 mod generations;
 mod idempotency_key;
+mod job_status;
 mod openapi;
 mod passwords;
 mod problem;
@@ -21,6 +23,7 @@ mod settings;
 mod strict_json;
 mod tokens;
 mod tracker;
+mod versioned;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +44,9 @@ use tokens::Tokens;
 
 pub use changes::Changes;
 pub use client_address::{InvalidProxies, TrustedProxies};
+pub use job_status::JobStatus;
 pub use rate_limits::{RateLimits, TooMany};
+pub use recorder::Recording;
 pub use routes::paths;
 pub use serve::serve;
 pub use settings::{DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings};
@@ -58,6 +63,7 @@ pub struct App {
     pub(crate) files: Files,
     pub(crate) links: SignedLinks,
     pub(crate) cache: Cache,
+    pub(crate) status: JobStatus,
     pub(crate) redis: Redis,
     pub(crate) generations: Generations,
     pub(crate) tokens: Tokens,
@@ -132,16 +138,18 @@ impl App {
         files: Files,
         links: SignedLinks,
         cache: Cache,
+        status: JobStatus,
         redis: Redis,
         changes: Changes,
         rate_limits: RateLimits,
         limits: Limits,
         drain: CancellationToken,
-    ) -> (Self, impl Future<Output = ()> + Send + use<>) {
-        let (recorder, recording) = Recorder::new(pool.clone(), limits.record);
+    ) -> (Self, Recording) {
+        let publisher = broker.publisher().with_deadline(limits.publish);
+        let (recorder, recording) = Recorder::new(pool.clone(), status.clone(), publisher.clone(), limits.record);
         let generations = Generations::new(redis.clone());
         let app = Self {
-            publisher: broker.publisher().with_deadline(limits.publish),
+            publisher,
             breaker: Breaker::default(),
             fullness: broker.fullness(),
             recorder,
@@ -151,6 +159,7 @@ impl App {
             passwords: Passwords::new(limits.hashing),
             generations,
             cache,
+            status,
             redis,
             changes,
             rate_limits,

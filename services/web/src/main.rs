@@ -7,7 +7,7 @@ use service::{Health, Shutdown, Tasks, telemetry};
 use store::{Files, SignedLinks};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use web::{App, Changes, DEFAULTS, Limits, RateLimits, Settings, Tracker};
+use web::{App, Changes, DEFAULTS, JobStatus, Limits, RateLimits, Settings, Tracker};
 
 /// What is cached is loaded by so many of the pool's connections at a time; the others are for what is asked for and written.
 const LOADS: usize = 2;
@@ -25,6 +25,7 @@ async fn main() -> anyhow::Result<()> {
     let copies = Redis::new(&settings.redis.cache, Role::Cache).context("read the settings of redis.cache")?;
     let redis = Redis::new(&settings.redis.durable, Role::Durable).context("read the settings of redis.durable")?;
     let rate_limits = RateLimits::new(redis.clone(), &settings.limits, settings.http.trusted_proxies)?;
+    let status = JobStatus::new(copies.clone(), pool.clone());
     let changes = Changes::default();
 
     let drain = || shutdown.drain.clone();
@@ -34,6 +35,7 @@ async fn main() -> anyhow::Result<()> {
         files,
         links,
         Cache::new(copies.clone(), LOADS),
+        status.clone(),
         redis.clone(),
         changes.clone(),
         rate_limits,
@@ -56,10 +58,12 @@ async fn main() -> anyhow::Result<()> {
     let mut tasks = Tasks::default();
     tasks.spawn("broker", ended(app.clone().watch_broker()));
     tasks.spawn("http", ended(web::serve(listener, app, recording, service::http::Limits::default())));
-    tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone()), drain())));
+    tasks.spawn("tracker", ended(broker.track(Tracker::new(pool.clone(), status.clone()), drain())));
     tasks.spawn("redis-cache", ended(copies.watch(drain())));
     tasks.spawn("redis-durable", ended(redis.watch(drain())));
-    tasks.spawn("changes", ended(changes.listen(pool, drain())));
+    tasks.spawn("changes", ended(changes.clone().listen(pool, drain())));
+    tasks.spawn("changes in redis", ended(changes.listen_to_redis(status.clone(), drain())));
+    tasks.spawn("job status", ended(status.keep_up(drain())));
 
     let outcome = tasks.finish(&shutdown).await;
     broker.close().await;

@@ -88,6 +88,8 @@ pub(crate) enum Problem {
     NotLoaded(FetchError),
     /// The store of files did not answer, and may later.
     FilesUnavailable(FilesError),
+    /// What is to be replaced is not what `If-Match` says.
+    VersionDiffers,
     /// The job has ended already.
     JobFinal(JobState),
     /// The caller, the account or the address has asked too often.
@@ -201,6 +203,9 @@ impl Problem {
             | Self::OutboxUnavailable(_) => {
                 ("store-unavailable", StatusCode::SERVICE_UNAVAILABLE, "What is stored cannot be reached at the moment")
             }
+            Self::VersionDiffers => {
+                ("version-differs", StatusCode::PRECONDITION_FAILED, "It was changed by somebody else meanwhile")
+            }
             Self::JobFinal(_) => ("job-final", StatusCode::CONFLICT, "The job has ended already"),
             Self::TooMany(_) => ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too much was asked for"),
             Self::TooManySchedules(_) => {
@@ -255,6 +260,7 @@ impl Problem {
             | Self::NotLoaded(_)
             | Self::FilesUnavailable(_)
             | Self::OutboxUnavailable(_) => "try again".to_owned(),
+            Self::VersionDiffers => "get it again, and send the change with its ETag".to_owned(),
             Self::JobFinal(state) => format!("it is {}", state.as_str()),
             Self::TooMany(_) => "nothing was done; Retry-After says when to try again".to_owned(),
             Self::TooManySchedules(most) => format!("delete one of the {most} first"),

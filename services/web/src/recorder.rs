@@ -1,69 +1,139 @@
 //! Writes accepted jobs down, row and first line of the timeline: those of many requests at once, because PostgreSQL commits a
-//! hundred rows as fast as one.
+//! hundred rows as fast as one. What cannot be written down now the tracker is asked to write later.
 
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use store::jobs::{JobEvent, apply_events};
-use store::{DatabaseError, PgPool};
+use anyhow::anyhow;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use pipeline::{Event, Publisher};
+use store::PgPool;
+use store::idempotency::note_claims;
+use store::jobs::apply_events_unannounced;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-/// Jobs in one commit. What does not find room waits, each request within its own patience.
+use crate::JobStatus;
+use crate::tracker::queued_event;
+
+/// Jobs in one commit.
 const BATCH: usize = 256;
+/// Jobs that wait for theirs, no more than a shutdown has time for. What does not find room is the tracker's.
+const WAITING: usize = 4 * BATCH;
 /// Batches at once, so that one that waits for a lock or a silent connection does not hold up the others.
 const WRITERS: usize = 2;
-
-/// Why a job has no row yet, for all that it is known.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Unrecorded {
-    #[error("no answer from the database in time")]
-    Late,
-    #[error(transparent)]
-    Failed(Arc<DatabaseError>),
-    #[error("nobody writes rows down any more")]
-    Ended,
-}
 
 /// Clones share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Recorder {
     waiting: mpsc::Sender<Waiting>,
+    publisher: Publisher,
 }
 
-/// What is to be written down, and who is to be told.
+/// What is to be written down, and who is to be told once that has been seen to.
 #[derive(Debug)]
 struct Waiting {
-    queued: JobEvent,
-    recorded: oneshot::Sender<Result<(), Unrecorded>>,
+    queued: Event,
+    /// Dropped then.
+    _done: oneshot::Sender<Infallible>,
 }
 
 impl Recorder {
-    /// With what has to run for it, which ends after the last clone. One batch may take as long as `patience`.
-    pub(crate) fn new(pool: PgPool, patience: Duration) -> (Self, impl Future<Output = ()> + Send) {
-        let (waiting, queue) = mpsc::channel(BATCH);
-        (Self { waiting }, write_all(pool, patience, queue))
+    /// With what has to run for it. One batch may take as long as `patience`.
+    pub(crate) fn new(pool: PgPool, status: JobStatus, publisher: Publisher, patience: Duration) -> (Self, Recording) {
+        let (waiting, queue) = mpsc::channel(WAITING);
+        let writer = Writer { pool, status, publisher: publisher.clone(), patience };
+        (Self { waiting, publisher }, Recording { writer: Arc::new(writer), queue })
     }
 
-    /// Returns once the job has its row and its timeline begins with `queued`.
-    pub(crate) async fn record(&self, queued: JobEvent) -> Result<(), Unrecorded> {
-        let (recorded, answer) = oneshot::channel();
-        self.waiting.send(Waiting { queued, recorded }).await.map_err(|_| Unrecorded::Ended)?;
-        answer.await.map_err(|_| Unrecorded::Ended)?
+    /// Has a job written down, soon, by its `job.queued`, and the claim of its key where the event has the payload's hash. What this
+    /// returns ends when that has been seen to.
+    pub(crate) async fn take(&self, queued: Event) -> oneshot::Receiver<Infallible> {
+        let (done, told) = oneshot::channel();
+        if let Err(TrySendError::Full(left) | TrySendError::Closed(left)) =
+            self.waiting.try_send(Waiting { queued, _done: done })
+        {
+            hand_over(&self.publisher, &left.queued).await;
+        }
+        told
     }
 }
 
-async fn write_all(pool: PgPool, patience: Duration, mut queue: mpsc::Receiver<Waiting>) {
-    let (mut writers, mut batch) = (JoinSet::new(), Vec::new());
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        writers.spawn(write(pool.clone(), patience, std::mem::take(&mut batch)));
-        if writers.len() >= WRITERS {
-            ended(writers.join_next().await);
+/// Writes accepted jobs down while it runs.
+pub struct Recording {
+    writer: Arc<Writer>,
+    queue: mpsc::Receiver<Waiting>,
+}
+
+impl fmt::Debug for Recording {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Recording").finish_non_exhaustive()
+    }
+}
+
+impl Recording {
+    /// Runs until every answer has been given, and what was accepted is written down.
+    pub(crate) async fn run(mut self, answered: &CancellationToken) {
+        let (mut writers, mut batch) = (JoinSet::new(), Vec::new());
+        loop {
+            tokio::select! {
+                () = answered.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                taken = self.queue.recv_many(&mut batch, BATCH) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    writers.spawn(Arc::clone(&self.writer).write(std::mem::take(&mut batch)));
+                    if writers.len() >= WRITERS {
+                        ended(writers.join_next().await);
+                    }
+                }
+            }
+        }
+        while let end @ Some(_) = writers.join_next().await {
+            ended(end);
         }
     }
-    while let end @ Some(_) = writers.join_next().await {
-        ended(end);
+}
+
+struct Writer {
+    pool: PgPool,
+    status: JobStatus,
+    publisher: Publisher,
+    patience: Duration,
+}
+
+impl Writer {
+    async fn write(self: Arc<Self>, batch: Vec<Waiting>) {
+        let queued: Vec<_> = batch.iter().map(|waiting| &waiting.queued).collect();
+        let written = timeout(self.patience, self.try_to_write(&queued)).await;
+        let written = written.map_err(|_| anyhow!("no answer from the database in time")).flatten();
+        if let Err(error) = written {
+            tracing::warn!(jobs = queued.len(), error = format!("{error:#}"), "write accepted jobs down");
+            let handing = queued.iter().map(|queued| hand_over(&self.publisher, queued));
+            handing.collect::<FuturesUnordered<_>>().collect::<()>().await;
+        }
+    }
+
+    async fn try_to_write(&self, queued: &[&Event]) -> anyhow::Result<()> {
+        let events: Vec<_> = queued.iter().map(|queued| queued_event(queued)).collect();
+        let (changed, repeated) = apply_events_unannounced(&self.pool, &events).await?;
+        self.status.tell(&changed, &repeated).await?;
+        let claims = queued.iter().filter_map(|queued| Some((queued.job.id, queued.payload_hash.as_deref()?)));
+        Ok(note_claims(&self.pool, &claims.collect::<Vec<_>>()).await?)
+    }
+}
+
+/// Asks the tracker to write the job down. Where that cannot be asked either, the job's other events make its row.
+async fn hand_over(publisher: &Publisher, event: &Event) {
+    if let Err(error) = publisher.publish_unrecorded(event).await {
+        let error = format!("{:#}", anyhow::Error::new(error));
+        tracing::warn!(job.id = %event.job.id, error, "have an accepted job written down");
     }
 }
 
@@ -71,18 +141,5 @@ async fn write_all(pool: PgPool, patience: Duration, mut queue: mpsc::Receiver<W
 fn ended(end: Option<Result<(), JoinError>>) {
     if let Some(Err(error)) = end {
         std::panic::resume_unwind(error.into_panic());
-    }
-}
-
-async fn write(pool: PgPool, patience: Duration, batch: Vec<Waiting>) {
-    let (queued, waiting): (Vec<_>, Vec<_>) =
-        batch.into_iter().map(|waiting| (waiting.queued, waiting.recorded)).unzip();
-    let recorded = match timeout(patience, apply_events(&pool, &queued)).await {
-        Ok(recorded) => recorded.map(drop).map_err(|error| Unrecorded::Failed(Arc::new(error))),
-        Err(_) => Err(Unrecorded::Late),
-    };
-    for waiting in waiting {
-        // Nobody listens where the request was given up.
-        drop(waiting.send(recorded.clone()));
     }
 }

@@ -44,7 +44,7 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/jobs/{id}/events", vec![(REQUEST, soon(get(events::stream)))]),
         ("/v1/products", vec![(REQUEST, soon(get(products::list)))]),
         ("/v1/products/top", vec![(REQUEST, soon(get(products::top)))]),
-        ("/v1/products/{id}", vec![(REQUEST, soon(get(products::show)))]),
+        ("/v1/products/{id}", vec![(REQUEST, soon(get(products::show))), (WORK, soon(put(products::replace)))]),
         ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
         ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
         ("/v1/register", vec![(WORK, soon(post(accounts::register)))]),
@@ -52,6 +52,10 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/logout", vec![(REQUEST, soon(post(accounts::logout)))]),
         ("/v1/logout/everywhere", vec![(REQUEST, soon(post(accounts::logout_everywhere)))]),
         ("/v1/password", vec![(WORK, soon(post(accounts::change_password)))]),
+        (
+            "/v1/users/{id}",
+            vec![(REQUEST, soon(get(accounts::show_profile))), (WORK, soon(put(accounts::replace_profile)))],
+        ),
         ("/v1/users/{id}/role", vec![(REQUEST, soon(put(accounts::set_role)))]),
         ("/v1/tokens", vec![(REQUEST, soon(get(tokens::list))), (WORK, soon(post(tokens::create)))]),
         ("/v1/tokens/{id}", vec![(REQUEST, soon(delete(tokens::revoke)))]),
@@ -81,7 +85,7 @@ pub(crate) fn router(app: App) -> Router {
     routes.layer(sessions).layer(map_response(sessions::take_back_well))
 }
 
-/// The id of a job, report, user or token in a path. What is no id names nothing, and is answered so.
+/// The id of a job, report, product, user or token in a path. What is no id names nothing, and is answered so.
 pub(crate) struct Id(pub(crate) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {

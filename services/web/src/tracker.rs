@@ -3,20 +3,36 @@
 use chrono::Utc;
 use pipeline::{DeadLetter, Event, EventBody, News, TrackError, TrackEvents};
 use serde_json::{Value, json};
-use store::jobs::{JobEvent, JobEventType, apply_events};
+use store::idempotency::note_claims;
+use store::jobs::{JobEvent, JobEventType, apply_events_unannounced};
 use store::{DatabaseError, PgPool};
 
-/// Writes events into the store.
-#[derive(Clone, Debug)]
+use crate::JobStatus;
+
+/// Writes events into the store, and has the copies of their jobs follow.
+#[derive(Clone)]
 pub struct Tracker {
     pool: PgPool,
+    status: JobStatus,
 }
 
 impl Tracker {
     /// A tracker that writes there.
     #[must_use]
-    pub fn new(pool: PgPool) -> Self {
-        Self { pool }
+    pub fn new(pool: PgPool, status: JobStatus) -> Self {
+        Self { pool, status }
+    }
+}
+
+impl Tracker {
+    async fn try_to_keep(&self, news: &[News], events: &[JobEvent]) -> Result<(), DatabaseError> {
+        let (changed, repeated) = apply_events_unannounced(&self.pool, events).await?;
+        self.status.tell(&changed, &repeated).await?;
+        let claims = news.iter().filter_map(|news| match news {
+            News::Event(event) => Some((event.job.id, event.payload_hash.as_deref()?)),
+            News::DeadLetter(_) => None,
+        });
+        note_claims(&self.pool, &claims.collect::<Vec<_>>()).await
     }
 }
 
@@ -24,8 +40,8 @@ impl TrackEvents for Tracker {
     async fn keep(&self, news: &[News]) -> Result<(), TrackError> {
         let events: Result<Vec<_>, TrackError> =
             news.iter().cloned().filter_map(|news| told(news).transpose()).collect();
-        match apply_events(&self.pool, &events?).await {
-            Ok(_) => Ok(()),
+        match self.try_to_keep(news, &events?).await {
+            Ok(()) => Ok(()),
             Err(error) if is_about_the_event(&error) => {
                 Err(TrackError::Never(format!("{:#}", anyhow::Error::new(error))))
             }

@@ -1,4 +1,4 @@
-//! Accounts: signing in and out, another password, another role.
+//! Accounts: signing in and out, another password, another profile, another role.
 
 use anyhow::Context;
 use axum::Json;
@@ -20,10 +20,13 @@ use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 use crate::sessions::{self, away};
 use crate::strict_json::{StrictJson, word};
+use crate::versioned::forget;
 
+mod profile;
 mod register;
 
 // With what describes it: the description is made of paths.
+pub(crate) use profile::*;
 pub(crate) use register::*;
 
 /// Who signs in.
@@ -269,7 +272,10 @@ pub(crate) async fn set_role(
 ) -> Result<StatusCode, Problem> {
     member.must_be(Role::Operator)?;
     end_what_was_known(&app, user).await?;
-    if !store::accounts::set_role(&app.pool, user, role).await? {
+    let set = store::accounts::set_role(&app.pool, user, role, &PROFILE.entry(&user.to_string())).await;
+    // Also where that failed: it may have taken effect all the same.
+    forget(&app, &PROFILE, &user.to_string()).await;
+    if !set? {
         return Err(Problem::NotFound("user"));
     }
     // Once more, for what was read before the change and handed out after the first.

@@ -8,7 +8,6 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use store::DatabaseError;
-use store::jobs::JobRow;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -18,7 +17,7 @@ use crate::caller::Caller;
 use crate::changes::Watched;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
-use crate::routes::jobs::EventView;
+use crate::routes::jobs::{EventView, find};
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// Proxies that know it then pass each event on at once.
@@ -58,9 +57,9 @@ pub(crate) async fn stream(
 ) -> Result<Response, Problem> {
     let permit = app.waiting.clone().try_acquire_owned().map_err(|_| Problem::TooManyStreams)?;
     let watched = app.changes.watch(id);
-    let job = store::jobs::find_job(&app.pool, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
+    let job = find(&app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
     let seen = last_event_id(&headers);
-    if job.state.is_final() && seen >= job.last_number {
+    if job.row.state.is_final() && seen >= job.row.last_number {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let follower = Follower {
@@ -134,15 +133,10 @@ fn follow(follower: Follower) -> impl Stream<Item = Result<sse::Event, Infallibl
 impl Follower {
     /// What is new, and whether nothing comes after it.
     async fn look(&mut self) -> Result<(Vec<Result<sse::Event, Infallible>>, bool), DatabaseError> {
-        // The job first: whatever made it final is then among the events.
-        let job: Option<JobRow> = store::jobs::find_job(&self.app.pool, self.id, &self.owner).await?;
-        let Some(job) = job else { return Ok((Vec::new(), true)) };
-        if job.last_number <= self.seen {
-            return Ok((Vec::new(), job.state.is_final()));
-        }
-        let rows = store::jobs::events_after(&self.app.pool, self.id, self.seen).await?;
-        let mut events = Vec::with_capacity(rows.len());
-        for row in rows {
+        // It was there. A row may come later than its copy goes.
+        let Some(job) = find(&self.app, self.id, &self.owner).await? else { return Ok((Vec::new(), false)) };
+        let (mut events, seen) = (Vec::new(), self.seen);
+        for row in job.events.into_iter().skip_while(|row| row.number <= seen) {
             self.seen = row.number;
             let event = sse::Event::default().id(row.number.to_string()).event(row.event_type.as_str());
             match event.json_data(EventView::of(row)) {
@@ -150,6 +144,6 @@ impl Follower {
                 Err(error) => tracing::error!(job.id = %self.id, %error, "write an event as JSON"),
             }
         }
-        Ok((events, job.state.is_final()))
+        Ok((events, job.row.state.is_final()))
     }
 }

@@ -8,12 +8,14 @@ use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use store::DatabaseError;
 use store::jobs::JobRow;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::App;
 use crate::caller::Caller;
+use crate::job_status::{Copy, Job};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
@@ -64,16 +66,16 @@ pub(crate) async fn show(
 ) -> Result<Response, Problem> {
     let wait = preferred_wait(&headers).map(|wait| wait.min(app.limits.longest_wait));
     let (job, applied) = match wait {
-        None => (store::jobs::find_job(&app.pool, id, caller.id()).await?, None),
+        None => (find(&app, id, caller.id()).await?, None),
         Some(wait) => wait_for_change(&app, id, caller.id(), &headers, wait).await?,
     };
     let job = job.ok_or(Problem::NotFound("job"))?;
 
-    let etag = etag_of(&job);
+    let etag = etag_of(&job.row);
     let mut response = if matches_etag(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
-        Json(view_of(&app, job).await?).into_response()
+        Json(JobView::from(job)).into_response()
     };
     let text = |text: String| HeaderValue::try_from(text).map_err(|error| Problem::Internal(error.into()));
     response.headers_mut().insert(ETAG, text(etag)?);
@@ -85,10 +87,41 @@ pub(crate) async fn show(
     Ok(response)
 }
 
-/// A job that was read, with its timeline.
-pub(crate) async fn view_of(app: &App, job: JobRow) -> Result<JobView, Problem> {
-    let events = store::jobs::events_after(&app.pool, job.id, 0).await?;
-    Ok(JobView::of(job, events))
+/// The job, if it is the owner's: as its copy has it, else as the database does.
+pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    let (copy, ticket) = match app.status.look(id).await {
+        Ok(look) => (look.copy, Some(look.ticket)),
+        Err(_) => (None, None),
+    };
+    let copied = |copy: Copy| Some(copy.job).filter(|job| job.row.owner.as_deref() == Some(owner));
+    let loaded = match copy {
+        Some(copy) if copy.fresh || !app.changes.is_live() => return Ok(copied(copy)),
+        // It is told without the database, if need be, and so without a long wait for it.
+        Some(copy) => match timeout(app.patience(), load(app, id, owner)).await {
+            Ok(Ok(Some(job))) => job,
+            _ => return Ok(copied(copy)),
+        },
+        None => match load(app, id, owner).await? {
+            Some(job) => job,
+            None => return Ok(None),
+        },
+    };
+    if let Some(ticket) = ticket
+        && let Err(error) = app.status.fill(&ticket, &loaded).await
+    {
+        tracing::debug!(job.id = %id, error = format!("{:#}", anyhow::Error::new(error)), "keep a copy of a job");
+    }
+    Ok(Some(loaded))
+}
+
+/// The job as the database has it.
+pub(crate) async fn load(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    // The job first: whatever made it final is then among the events.
+    let Some(row) = store::jobs::find_job(&app.pool, id, owner).await? else {
+        return Ok(None);
+    };
+    let events = store::jobs::events_after(&app.pool, id, 0).await?;
+    Ok(Some(Job { row, events }))
 }
 
 /// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains; and the wait that
@@ -99,17 +132,17 @@ async fn wait_for_change(
     owner: &str,
     headers: &HeaderMap,
     wait: Duration,
-) -> Result<(Option<JobRow>, Option<Duration>), Problem> {
+) -> Result<(Option<Job>, Option<Duration>), Problem> {
     let end = Instant::now() + wait;
     let known = headers.contains_key(IF_NONE_MATCH);
     let mut watched = app.changes.watch(id);
     let mut place = None;
     loop {
-        let Some(job) = store::jobs::find_job(&app.pool, id, owner).await? else {
+        let Some(job) = find(app, id, owner).await? else {
             return Ok((None, None));
         };
-        let news = known && !matches_etag(headers, &etag_of(&job));
-        if news || job.state.is_final() || app.drain.is_cancelled() || Instant::now() >= end {
+        let news = known && !matches_etag(headers, &etag_of(&job.row));
+        if news || job.row.state.is_final() || app.drain.is_cancelled() || Instant::now() >= end {
             return Ok((Some(job), Some(wait)));
         }
         if place.is_none() {

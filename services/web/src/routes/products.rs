@@ -1,10 +1,12 @@
-//! What the shop sells. Anybody may look.
+//! What the shop sells. Anybody may look, and the staff keeps it.
 
 use std::time::Duration;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use cache::{Family, FetchError, Times};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -15,11 +17,17 @@ use uuid::Uuid;
 use crate::App;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
+use crate::versioned;
 
-/// Nothing writes a product yet but the sample data, so that its time alone ends a copy.
+mod replace;
+
+// With what describes it: the description is made of paths.
+pub(crate) use replace::*;
+
+/// By the product's id. Whatever changes a product ends its copy.
 const PRODUCT: Family = Family::new(
     "product",
-    1,
+    2,
     Times {
         fresh: Duration::from_secs(60),
         grace: Duration::from_secs(600),
@@ -28,10 +36,11 @@ const PRODUCT: Family = Family::new(
         load: Duration::from_secs(5),
     },
 );
-/// Counted over all orders of a month. A minute late while people ask; who asks first after a pause gets what there was.
+/// Counted over all orders of a month. A minute late while people ask; who asks first after a pause gets what there was. A change of
+/// a product ends it by the dispatcher alone, which does so once a second however much is changed: to count anew is dear.
 const BEST_SELLERS: Family = Family::new(
     "best-sellers",
-    1,
+    2,
     Times {
         fresh: Duration::from_secs(60),
         grace: Duration::from_secs(600),
@@ -40,6 +49,8 @@ const BEST_SELLERS: Family = Family::new(
         load: Duration::from_secs(8),
     },
 );
+/// The key of the best sellers.
+const ALL: &str = "all";
 /// Products on a page: when nothing is asked for, and at most.
 const PAGE: u32 = 50;
 const LONGEST_PAGE: u32 = 100;
@@ -176,17 +187,22 @@ pub(crate) async fn list(
     get,
     path = "/v1/products/{id}",
     tag = "products",
-    params(("id" = Uuid, Path, description = "The product's id")),
+    params(
+        ("id" = Uuid, Path, description = "The product's id"),
+        ("If-None-Match" = Option<String>, Header, description = "The ETag of what is known already"),
+    ),
     responses(
-        (status = 200, description = "The product", body = ProductView),
+        (status = 200, description = "The product", body = ProductView,
+            headers(("ETag" = String, description = "Changes with everything that stands in it"))),
+        (status = 304, description = "The product has not changed"),
         (status = 404, description = "No such product", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     )
 )]
-pub(crate) async fn show(State(app): State<App>, Id(id): Id) -> Result<Json<ProductView>, Problem> {
+pub(crate) async fn show(State(app): State<App>, Id(id): Id, headers: HeaderMap) -> Result<Response, Problem> {
     let product = product(&app, id).await?.ok_or(Problem::NotFound("product"))?;
-    Ok(Json(ProductView::of(product)))
+    Ok(versioned::show(&headers, product.version, ProductView::of(product)))
 }
 
 /// What sold best in the 30 days up to the newest order, by pieces.
@@ -222,7 +238,7 @@ async fn product(app: &App, id: Uuid) -> Result<Option<Product>, FetchError> {
 async fn best_sellers(app: &App) -> Result<Vec<BestSeller>, FetchError> {
     let pool = app.pool.clone();
     let load = async move || store::products::best_sellers(&pool, LONGEST_TOP).await.map(Some);
-    Ok(app.cache.fetch(&BEST_SELLERS, "all", load).await?.value.unwrap_or_default())
+    Ok(app.cache.fetch(&BEST_SELLERS, ALL, load).await?.value.unwrap_or_default())
 }
 
 fn bounded(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
@@ -240,7 +256,7 @@ fn is_sku(text: &str) -> bool {
 impl ProductView {
     fn of(product: Product) -> Self {
         let links = ProductLinks { own: format!("/v1/products/{}", product.id) };
-        let Product { id, sku, name, category, price_minor, currency, created_at } = product;
+        let Product { id, sku, name, category, price_minor, currency, created_at, version: _ } = product;
         Self { id, sku, name, category, price_minor, currency, created_at, links }
     }
 }

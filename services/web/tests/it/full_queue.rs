@@ -88,6 +88,8 @@ async fn what_is_known_of_a_queue_is_forgotten_when_the_broker_is_lost() {
         assert_eq!(web.post_report(&november()).await.status(), StatusCode::ACCEPTED);
     }
     wait("the queue is known to be nearly full", async || web.app().refuses(Lane::Normal)).await;
+    let told = Some(NINE_TENTHS);
+    wait("the tracker is asked to write all down", async || vhost.ready("tracker.lifecycle").await == told).await;
     proxy.cut(true);
     wait("nothing is known", async || !web.app().refuses(Lane::Normal)).await;
     proxy.cut(false);

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
-use web::{App, Changes, LimitSettings, Limits, RateLimits, Tracker};
+use web::{App, Changes, JobStatus, LimitSettings, Limits, RateLimits, Tracker};
 
 pub(crate) const ALICE: &str = "token-of-alice-0123456789";
 pub(crate) const BOB: &str = "token-of-bob-0123456789-";
@@ -34,14 +34,14 @@ pub(crate) struct Behind {
     pub(crate) broker_url: String,
     pub(crate) database_url: String,
     pub(crate) redis: RedisSettings,
-    /// What is cached, and for tests that look at something else nothing.
+    /// Where copies are, if anywhere.
     pub(crate) cache: RedisSettings,
     /// So much that only tests of limits meet one.
     pub(crate) requests_per_minute: u32,
     pub(crate) trusted_proxies: &'static str,
     pub(crate) limits: Limits,
     pub(crate) http: http::Limits,
-    /// Whether it hears the database's notices.
+    /// Whether it hears of changes, from the database and from Redis.
     pub(crate) listens: bool,
     /// Whether it consumes events.
     pub(crate) tracks: bool,
@@ -56,7 +56,7 @@ impl Behind {
             broker_url: format!("amqp://a:b@{}/none", closed_port()),
             database_url: format!("postgres://a:b@{}/none", closed_port()),
             redis: redis(),
-            cache: RedisSettings { url: format!("redis://{}", closed_port()).into(), prefix: "test".to_owned() },
+            cache: no_redis(),
             requests_per_minute: 1_000_000,
             trusted_proxies: "",
             limits: Limits::default(),
@@ -77,10 +77,12 @@ impl Behind {
         Self { limits: patient(), broker_url: vhost.url("web"), ..Self::database(database) }
     }
 
-    /// A database that has all the time that it needs, and an ear for its notices.
+    /// A database that has all the time that it needs, an ear for its notices, and copies of what it has.
     pub(crate) fn database(database: &Database) -> Self {
         let limits = Limits { publish: Limits::default().publish, ..patient() };
-        Self { database_url: database.url(), listens: true, limits, ..Self::nothing() }
+        let cache = cache_of(database);
+        let redis = RedisSettings { prefix: cache.prefix.clone(), ..redis() };
+        Self { database_url: database.url(), redis, cache, listens: true, limits, ..Self::nothing() }
     }
 }
 
@@ -115,6 +117,7 @@ pub(crate) struct Web {
     pub(crate) drain: CancellationToken,
     pub(crate) client: Client,
     pub(crate) redis: Redis,
+    pub(crate) status: JobStatus,
     app: App,
     live: Box<dyn Fn() -> bool + Send + Sync>,
     broker: Broker,
@@ -134,12 +137,13 @@ impl Web {
         let links = SignedLinks::new(&serde_json::from_value(settings).unwrap()).unwrap();
         let settings = json!({"url": behind.broker_url, "time_scale": 0.05, "queue_length": behind.queue_length});
         let broker = Broker::start(&serde_json::from_value(settings).unwrap(), "web").unwrap();
-        let copies = Redis::new(&behind.cache, Role::Cache).unwrap();
         // A loaded machine has its pauses.
-        let redis = Redis::new(&behind.redis, Role::Durable).unwrap().with_deadline(Duration::from_secs(2));
+        let server = |settings, role| Redis::new(settings, role).unwrap().with_deadline(Duration::from_secs(2));
+        let (copies, redis) = (server(&behind.cache, Role::Cache), server(&behind.redis, Role::Durable));
         let settings = LimitSettings { requests_per_minute: behind.requests_per_minute };
         let proxies = behind.trusted_proxies.to_owned().try_into().unwrap();
         let rate_limits = RateLimits::new(redis.clone(), &settings, proxies).unwrap();
+        let status = JobStatus::new(copies.clone(), pool.clone());
         let (changes, drain) = (Changes::default(), CancellationToken::new());
         let (app, recording) = App::new(
             &broker,
@@ -147,6 +151,7 @@ impl Web {
             files.clone(),
             links.clone(),
             Cache::new(copies.clone(), 3),
+            status.clone(),
             redis.clone(),
             changes.clone(),
             rate_limits,
@@ -157,20 +162,23 @@ impl Web {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(app.clone().watch_broker());
-        tasks.spawn(copies.watch(drain.clone()));
+        tasks.spawn(copies.clone().watch(drain.clone()));
         tasks.spawn(redis.clone().watch(drain.clone()));
+        tasks.spawn(status.clone().keep_up(drain.clone()));
         tasks.spawn(web::serve(listener, app.clone(), recording, behind.http));
         if behind.tracks {
-            tasks.spawn(broker.track(Tracker::new(pool.clone()), drain.clone()));
+            tasks.spawn(broker.track(Tracker::new(pool.clone(), status.clone()), drain.clone()));
         }
         let readiness = changes.readiness();
         let live: Box<dyn Fn() -> bool + Send + Sync> = Box::new(move || readiness().is_ok());
         if behind.listens {
-            tasks.spawn(changes.listen(pool.clone(), drain.clone()));
+            tasks.spawn(changes.clone().listen(pool.clone(), drain.clone()));
+            tasks.spawn(changes.clone().listen_to_redis(status.clone(), drain.clone()));
             wait("the database's notices are heard", async || live()).await;
+            wait("redis is heard", async || changes.is_told() || copies.is_away()).await;
         }
         let client = Client::builder().timeout(DEADLINE).build().unwrap();
-        Self { address, pool, files, links, drain, client, redis, app, live, broker, _folder: folder, tasks }
+        Self { address, pool, files, links, drain, client, redis, status, app, live, broker, _folder: folder, tasks }
     }
 
     /// The same, once it is connected to the broker.
@@ -248,8 +256,13 @@ impl Web {
 
     /// The same, of somebody who belongs to the staff.
     pub(crate) async fn staff_member(&self, email: &str) -> Member {
+        self.member_who_is(email, "staff").await
+    }
+
+    /// The same, of somebody with that role.
+    pub(crate) async fn member_who_is(&self, email: &str, role: &str) -> Member {
         let member = self.member(email).await;
-        let promote = sqlx::query("UPDATE users SET role = 'staff' WHERE id = $1").bind(member.user);
+        let promote = sqlx::query("UPDATE users SET role = $2 WHERE id = $1").bind(member.user).bind(role);
         promote.execute(&self.pool).await.unwrap();
         self.signed_in(email, PASSWORD).await
     }
@@ -262,6 +275,18 @@ impl Web {
     /// A request with a session's cookie.
     pub(crate) fn with_sid(&self, method: Method, path: &str, sid: &str) -> RequestBuilder {
         self.client.request(method, self.url(path)).header("cookie", format!("a=b; __Host-sid={sid}"))
+    }
+
+    /// Puts what replaces something, with a session and with an `If-Match`, if there is one.
+    pub(crate) async fn replace(&self, sid: &str, path: &str, body: &Value, if_match: Option<&str>) -> Response {
+        let request = self.with_sid(Method::PUT, path, sid).json(body);
+        let request = if let Some(tags) = if_match { request.header("if-match", tags) } else { request };
+        request.send().await.unwrap()
+    }
+
+    /// The names of the cache entries that changes have left for the dispatcher, in their order.
+    pub(crate) async fn left_to_end(&self) -> Vec<String> {
+        sqlx::query_scalar("SELECT entry FROM cache_invalidations ORDER BY id").fetch_all(&self.pool).await.unwrap()
     }
 
     /// What a session that lists its tokens is answered.
@@ -288,6 +313,30 @@ impl Web {
 /// The durable Redis, with keys of a test's own.
 pub(crate) fn redis() -> RedisSettings {
     RedisSettings { url: backing::redis_url("durable").into(), prefix: format!("test-{}", Uuid::new_v4().simple()) }
+}
+
+/// A Redis that is away.
+pub(crate) fn no_redis() -> RedisSettings {
+    RedisSettings { url: format!("redis://{}", closed_port()).into(), prefix: "test".to_owned() }
+}
+
+/// Ends what is cached under these names, as the dispatcher does.
+pub(crate) async fn end_entries(settings: &RedisSettings, entries: &[String]) {
+    let redis = Redis::new(settings, Role::Cache).unwrap().with_deadline(DEADLINE);
+    for entry in entries {
+        Cache::new(redis.clone(), 1).invalidate_entry(entry).await.unwrap();
+    }
+}
+
+/// The tag of an answer.
+pub(crate) fn etag(response: &Response) -> String {
+    response.headers()["etag"].to_str().unwrap().to_owned()
+}
+
+/// The cache of all processes with this database.
+pub(crate) fn cache_of(database: &Database) -> RedisSettings {
+    let prefix = database.url().rsplit('/').next().unwrap().to_owned();
+    RedisSettings { prefix, ..cache() }
 }
 
 /// The cache, with keys of a test's own.
@@ -416,6 +465,7 @@ pub(crate) async fn problem(response: Response, status: u16, kind: &str) -> Valu
 pub(crate) struct Told {
     pub(crate) id: Uuid,
     pool: PgPool,
+    status: JobStatus,
     run: Uuid,
     /// Of the run: replays, attempt, redeliveries.
     place: (u32, u32, u32),
@@ -429,7 +479,8 @@ impl Told {
         let row = NewOutboxRow { message: Value::Null, due_at: None };
         store::outbox::put(&web.pool, &job, &row).await.unwrap();
         sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
-        Self { id, pool: web.pool.clone(), run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
+        let (pool, status) = (web.pool.clone(), web.status.clone());
+        Self { id, pool, status, run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 
     /// What is told from now on is of another run.
@@ -455,7 +506,8 @@ impl Told {
             at: Utc::now(),
             data,
         };
-        store::jobs::apply_event(&self.pool, &event).await.unwrap();
+        let (changed, repeated) = store::jobs::apply_events_unannounced(&self.pool, &[event]).await.unwrap();
+        self.status.tell(&changed, &repeated).await.unwrap();
     }
 
     pub(crate) fn path(&self) -> String {

@@ -1,12 +1,13 @@
 use std::time::Duration;
 
 use backing::Proxy;
+use cache::RedisSettings;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use web::Limits;
 
-use crate::harness::{BOB, Behind, Web, database, november, problem, vhost, wait};
+use crate::harness::{BOB, Behind, Web, database, finish_tracked, no_redis, november, problem, vhost, wait};
 
 /// Where the job of a 202 is.
 fn location(response: &Response) -> String {
@@ -118,22 +119,69 @@ async fn what_was_refused_can_be_asked_for_again_under_its_key() {
 async fn without_a_database_a_key_still_makes_one_job() {
     let (vhost, database) = tokio::join!(vhost(), database());
     let proxy = Proxy::start(&database.url()).await;
-    let behind = Behind { database_url: proxy.url.clone(), ..Behind::both(&vhost, &database) };
-    let web = Web::start_connected(behind).await;
+    let behind = || Behind { tracks: true, database_url: proxy.url.clone(), ..Behind::both(&vhost, &database) };
+    let web = Web::start_connected(behind()).await;
+    let other = Web::start_connected(behind()).await;
     proxy.cut(true);
-    wait("the loss is noticed", async || !web.listening()).await;
+    wait("the loss is noticed", async || !web.listening() && !other.listening()).await;
     let first = location(&web.post_report_once("k", &november()).await);
-    // Unchecked, so published again; whoever does it knows it by its id.
-    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
-    for _ in 0..2 {
-        let message = vhost.take("report.normal").await;
-        assert!(first.ends_with(message.properties.message_id().as_ref().unwrap().as_str()));
+    for web in [&web, &other] {
+        assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+        problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
     }
     proxy.cut(false);
     wait("the database is heard again", async || web.listening()).await;
     assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    wait("its claim is written down with it", async || claims(&web).await == 1).await;
+    forget(&web, &first).await;
+    problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
     web.stop().await;
-    vhost.finish(&[("report.normal", 1), ("tracker.lifecycle", 2)]).await;
+    other.stop().await;
+    finish_tracked(vhost, ("report.normal", 1)).await;
+}
+
+#[tokio::test]
+async fn without_redis_a_key_still_makes_one_job() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let redis = Proxy::start(&backing::redis_url("durable")).await;
+    let behind = Behind::both(&vhost, &database);
+    let settings = RedisSettings { url: redis.url.clone().into(), ..behind.redis.clone() };
+    let web = Web::start_connected(Behind { redis: settings, cache: no_redis(), ..behind }).await;
+    let first = location(&web.post_report_once("k", &november()).await);
+    let report = vhost.take("report.normal").await;
+    assert!(first.ends_with(report.properties.message_id().as_ref().unwrap().as_str()));
+    wait("its claim is written down behind the answer", async || claims(&web).await == 1).await;
+    redis.cut(true);
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
+    web.stop().await;
+    vhost.finish(&[]).await;
+}
+
+/// Has Redis forget the key of a job.
+async fn forget(web: &Web, path: &str) {
+    let key = web.redis.key(&["idempotency-key", path.rsplit('/').next().unwrap()]);
+    let forgotten: i64 = web.redis.query("forget a key", redis::cmd("DEL").arg(key)).await.unwrap();
+    assert_eq!(forgotten, 1);
+}
+
+async fn claims(web: &Web) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM idempotency_keys").fetch_one(&web.pool).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_key_is_known_for_as_long_as_its_job_also_when_redis_has_forgotten_it() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let first = location(&web.post_report_once("k", &november()).await);
+    wait("its claim is written down", async || claims(&web).await == 1).await;
+    forget(&web, &first).await;
+    for _ in 0..2 {
+        problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
+    }
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    web.stop().await;
+    vhost.finish(&[("report.normal", 1)]).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The API over real connections, against a real RabbitMQ, PostgreSQL and Redis: `compose/up rabbitmq postgres redis-durable`
+//! The API over real connections, against a real RabbitMQ, PostgreSQL and Redis: `compose/up rabbitmq postgres redis-cache redis-durable`
 //! starts them.
 #![expect(
     clippy::unwrap_used,
@@ -14,14 +14,18 @@ mod download;
 mod full_queue;
 mod harness;
 mod idempotency;
+mod job_copies;
 mod limits;
 mod openapi;
 mod outbox;
+mod product_changes;
 mod products;
+mod profiles;
 mod rate_limits;
 mod schedules;
 mod sessions;
 mod status;
+mod strangers;
 mod stream;
 mod tokens;
 mod trace;

@@ -4,7 +4,7 @@ use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Behind, Web, cache, database, problem};
+use crate::harness::{Behind, Web, cache, database, no_redis, problem};
 
 /// Without a token.
 async fn get(web: &Web, path: &str) -> Response {
@@ -76,7 +76,7 @@ async fn the_catalogue_is_open_to_all_and_read_page_by_page() {
 #[tokio::test]
 async fn the_best_sellers_come_first_and_as_many_as_are_asked_for() {
     let database = database().await;
-    let web = Web::start(Behind::database(&database)).await;
+    let web = Web::start(Behind { cache: no_redis(), ..Behind::database(&database) }).await;
     assert_eq!(json(&web, "/v1/products/top").await, json!({"days": 30, "products": []}));
     fill(&web).await;
     let top = json(&web, "/v1/products/top?limit=3").await;

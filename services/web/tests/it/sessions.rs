@@ -8,7 +8,8 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use crate::harness::{
-    ALICE, Behind, Member, PASSWORD, Told, Web, database, insert_token, november, problem, secret_key, sid, vhost, wait,
+    ALICE, ALICE_ID, Behind, Member, PASSWORD, Told, Web, database, insert_token, november, problem, secret_key, sid,
+    vhost, wait,
 };
 
 #[tokio::test]
@@ -191,7 +192,13 @@ fn unsafe_requests(user: &Member) -> Vec<(Method, String, Option<Value>)> {
         (Method::POST, "/v1/logout".to_owned(), None),
         (Method::POST, "/v1/logout/everywhere".to_owned(), None),
         (Method::POST, "/v1/password".to_owned(), Some(json!({}))),
+        (Method::PUT, format!("/v1/users/{}", user.user), Some(json!({"name": "Eve", "country": "FR"}))),
         (Method::PUT, format!("/v1/users/{}/role", user.user), Some(json!({"role": "operator"}))),
+        (
+            Method::PUT,
+            format!("/v1/products/{id}"),
+            Some(json!({"name": "Tea", "category": "Pantry", "price_minor": 1, "currency": "EUR"})),
+        ),
         (Method::POST, "/v1/tokens".to_owned(), Some(json!({"name": "x", "scopes": ["jobs:read"]}))),
         (Method::DELETE, format!("/v1/tokens/{id}"), None),
     ]
@@ -265,7 +272,9 @@ async fn a_token_does_nothing_to_the_account_that_it_belongs_to() {
             problem(request.send().await.unwrap(), 403, "session-needed").await;
         }
     }
-    problem(web.get("/v1/tokens").await, 403, "session-needed").await;
+    for path in ["/v1/tokens".to_owned(), format!("/v1/users/{ALICE_ID}")] {
+        problem(web.get(&path).await, 403, "session-needed").await;
+    }
     web.stop().await;
 }
 

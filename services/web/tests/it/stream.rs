@@ -7,7 +7,7 @@ use store::jobs::JobEventType as Type;
 use tokio::time::timeout;
 use web::Limits;
 
-use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, problem, wait};
+use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, no_redis, problem, wait};
 
 #[tokio::test]
 async fn the_events_of_a_job_arrive_in_order_and_end_with_the_final_one() {
@@ -128,7 +128,8 @@ async fn streams_are_bounded_in_number_and_a_closed_one_makes_room() {
 async fn a_stream_outlives_a_database_that_is_away_for_a_while() {
     let database = database().await;
     let proxy = Proxy::start(&database.url()).await;
-    let web = Web::start(Behind { database_url: proxy.url.clone(), ..Behind::database(&database) }).await;
+    let behind = Behind { database_url: proxy.url.clone(), cache: no_redis(), ..Behind::database(&database) };
+    let web = Web::start(behind).await;
     let mut job = Told::queued(&web).await;
     let mut stream = open(&web, &job, None).await;
     assert_eq!(stream.next().await, Some(Item::Retry(1000)));

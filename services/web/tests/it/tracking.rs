@@ -1,12 +1,13 @@
+use cache::{Redis, Role};
 use chrono::Utc;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use pipeline::events::{JobReference, Progress, RunReference};
 use pipeline::{Broker, Event, EventBody, News, TrackError, TrackEvents};
 use serde_json::{Value, json};
 use uuid::Uuid;
-use web::Tracker;
+use web::{JobStatus, Tracker};
 
-use crate::harness::{ALICE_ID, Behind, Web, closed_port, database, finish_tracked, november, vhost, wait};
+use crate::harness::{ALICE_ID, Behind, Web, cache, closed_port, database, finish_tracked, november, vhost, wait};
 
 /// Asks for a report; its id.
 async fn ask(web: &Web) -> Uuid {
@@ -88,8 +89,11 @@ async fn an_event_outlives_a_database_that_is_away_or_cannot_be_entered() {
         let job = JobReference { id: Uuid::now_v7(), kind: kind.to_owned(), owner: None };
         Event::new(job, None, EventBody::Queued {})
     };
-    let tracker =
-        |url: String| Tracker::new(store::connect(&serde_json::from_value(json!({"url": url})).unwrap()).unwrap());
+    let tracker = |url: String| {
+        let pool = store::connect(&serde_json::from_value(json!({"url": url})).unwrap()).unwrap();
+        let status = JobStatus::new(Redis::new(&cache(), Role::Cache).unwrap(), pool.clone());
+        Tracker::new(pool, status)
+    };
     let away = tracker(format!("postgres://a:b@{}/none", closed_port()));
     let missing = tracker(format!("{}_not_yet", database.url()));
     for tracker in [away, missing] {

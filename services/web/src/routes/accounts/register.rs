@@ -40,7 +40,7 @@ pub(crate) struct Registration {
 /// A country by its ISO 3166 alpha-2 code: two capital letters.
 #[derive(Debug, Deserialize)]
 #[serde(try_from = "String")]
-struct Country(String);
+pub(super) struct Country(pub(super) String);
 
 impl TryFrom<String> for Country {
     type Error = &'static str;

@@ -5,12 +5,14 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use pipeline::Control;
-use store::jobs::CancelRequest;
+use store::DatabaseError;
+use store::jobs::{CancelRequest, NewJob};
 use uuid::Uuid;
 
-use super::{JobView, view_of};
+use super::{JobView, find, load};
 use crate::App;
 use crate::caller::Caller;
+use crate::job_status::Job;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
@@ -41,7 +43,7 @@ pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -
         tracing::info!(job.id = %id, "cancelled in the outbox");
         return answer(&app, id, &caller, StatusCode::OK).await;
     }
-    match store::jobs::request_cancel(&app.pool, id, caller.id()).await? {
+    match request_cancel(&app, id, caller.id()).await? {
         CancelRequest::NotFound => Err(Problem::NotFound("job")),
         CancelRequest::Final(state) => Err(Problem::JobFinal(state)),
         CancelRequest::Marked => {
@@ -50,6 +52,23 @@ pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -
             answer(&app, id, &caller, StatusCode::ACCEPTED).await
         }
     }
+}
+
+/// Marks the job, also one whose row is still on its way.
+async fn request_cancel(app: &App, id: Uuid, owner: &str) -> Result<CancelRequest, DatabaseError> {
+    let mut requested = store::jobs::request_cancel(&app.pool, id, owner).await;
+    if let Ok(CancelRequest::NotFound) = requested
+        && let Some(Job { row, .. }) = find(app, id, owner).await?
+    {
+        let new = NewJob { id, kind: row.kind, owner: owner.to_owned(), at: row.created_at };
+        store::jobs::record_queued(&app.pool, &new).await?;
+        requested = store::jobs::request_cancel(&app.pool, id, owner).await;
+    }
+    // Also when it is not known whether the mark was made; but nobody ends the copy of what is not his.
+    if !matches!(requested, Ok(CancelRequest::NotFound)) {
+        app.status.tell(&[], &[id]).await?;
+    }
+    requested
 }
 
 /// Tells whoever runs the job. The mark is what counts: it stops the job before its next run, if not this one.
@@ -61,6 +80,6 @@ async fn tell_workers(app: &App, id: Uuid) {
 }
 
 async fn answer(app: &App, id: Uuid, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
-    let job = store::jobs::find_job(&app.pool, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
-    Ok((status, Json(view_of(app, job).await?)).into_response())
+    let job = load(app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
+    Ok((status, Json(JobView::from(job))).into_response())
 }

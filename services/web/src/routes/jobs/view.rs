@@ -1,7 +1,7 @@
 //! How a job and its events are shown: what its owner may see, and nothing else.
 
 use chrono::{DateTime, Utc};
-use pipeline::jobs::{Job, RenderReport};
+use pipeline::jobs::{Job as _, RenderReport};
 use serde::Serialize;
 use serde_json::Value;
 use store::jobs::{JobEventRow, JobRow, JobState, NewJob};
@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::timeline::{RunView, count, runs};
+use crate::job_status::Job;
 
 /// A job, as its owner sees it.
 #[derive(Serialize, ToSchema)]
@@ -97,29 +98,17 @@ enum StateName {
 impl JobView {
     /// A job that was accepted just now.
     pub(crate) fn queued(job: &NewJob, due_at: Option<DateTime<Utc>>) -> Self {
-        Self {
-            id: job.id,
-            kind: job.kind.clone(),
-            state: JobState::Queued,
-            cancelling: false,
-            due_at,
-            attempt: 0,
-            attempts: 0,
-            redeliveries: 0,
-            replays: 0,
-            progress: None,
-            error: None,
-            result: None,
-            created_at: job.at,
-            updated_at: job.at,
-            finished_at: None,
-            timeline: Vec::new(),
-            links: Links::of(job.id, false),
-        }
+        Job { row: JobRow { due_at, ..JobRow::from(job) }, events: Vec::new() }.into()
     }
 
-    /// A job as it was read, with events that may be newer.
-    pub(crate) fn of(job: JobRow, events: Vec<JobEventRow>) -> Self {
+    /// Where it is.
+    pub(crate) fn path(&self) -> &str {
+        &self.links.own
+    }
+}
+
+impl From<Job> for JobView {
+    fn from(Job { row: job, events }: Job) -> Self {
         // What came after the job was read would not fit the state that is shown.
         let events: Vec<JobEventRow> = events.into_iter().filter(|event| event.number <= job.last_number).collect();
         let counters = count(&events);
@@ -144,11 +133,6 @@ impl JobView {
             timeline: runs(events, job.state == JobState::Running),
             links: Links::of(job.id, has_pdf),
         }
-    }
-
-    /// Where it is.
-    pub(crate) fn path(&self) -> &str {
-        &self.links.own
     }
 }
 

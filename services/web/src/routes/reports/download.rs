@@ -19,7 +19,7 @@ use crate::App;
 use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
-use crate::routes::jobs::matches_etag;
+use crate::routes::jobs::{find, matches_etag};
 
 /// A name that a person can read.
 const LONGEST_NAME: usize = 100;
@@ -90,9 +90,9 @@ pub(crate) async fn download(
 ) -> Result<Response, Problem> {
     let name = match reader {
         Reader::Owner(caller) => {
-            let job = store::jobs::find_job(&app.pool, id, caller.id()).await?;
-            let job = job.filter(|job| job.kind == RenderReport::KIND).ok_or(Problem::NotFound("report"))?;
-            job.result.as_ref().and_then(file_name)
+            let job = find(&app, id, caller.id()).await?;
+            let job = job.filter(|job| job.row.kind == RenderReport::KIND).ok_or(Problem::NotFound("report"))?;
+            job.row.result.as_ref().and_then(file_name)
         }
         Reader::Link(link) => {
             app.links.verify(id, link.expires, &link.signature, Utc::now()).map_err(|error| match error {
