@@ -1,8 +1,9 @@
 //! Every service starts while a backing service is away, serves what it can, and is ready by itself once that is back.
 
 use reqwest::StatusCode;
+use serde_json::Value;
 
-use crate::harness::{alice, mail_arrived, sales, url};
+use crate::harness::{Member, alice, mail_arrived, sales, url};
 use backing::containers::{Containers, copies_of, ours};
 
 /// Every service of ours, started anew while `backing` was away: alive, and lacking just `parts`.
@@ -77,7 +78,10 @@ async fn services_that_start_without_the_database_take_work_and_do_it_once_it_is
         let response = caller.post("/v1/reports", &sales("2025-08-18", "2025-08-24")).await;
         assert_eq!(response.status(), StatusCode::ACCEPTED);
         let location = response.headers()["location"].to_str().unwrap();
-        assert_eq!(caller.get(location).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+        for web in [0, 1] {
+            let shown: Value = alice().at(web).get(location).await.json().await.unwrap();
+            assert_eq!(shown["state"], "queued", "by its copy");
+        }
         ids.push(location.rsplit('/').next().unwrap().to_owned());
         assert_eq!(reqwest::get(url("/openapi.json")).await.unwrap().status(), StatusCode::OK);
     }
@@ -98,4 +102,31 @@ async fn services_that_start_without_the_mail_server_make_reports_and_mail_them_
     assert!(caller.pdf(&id).await.starts_with(b"%PDF-"));
     recovered(&mail, &ours).await;
     mail_arrived(&id).await;
+}
+
+#[tokio::test]
+async fn services_that_start_without_redis_do_what_tokens_ask_for_show_products_and_sign_nobody_out() {
+    let member = Member::sign_in().await;
+    assert_eq!(member.status_at(0).await, StatusCode::OK);
+    let redis = copies_of("redis-cache").and(copies_of("redis-durable"));
+    let parts =
+        ["dispatcher redis-cache", "web redis-cache", "web redis-durable", "web-2 redis-cache", "web-2 redis-durable"];
+    let ours = started_without(&redis, &parts).await;
+    for web in [0, 1] {
+        let caller = alice().at(web);
+        let id = caller.accepted(&sales("2025-09-01", "2025-09-07")).await;
+        assert_eq!(caller.ended(&id).await["state"], "succeeded");
+        assert!(caller.pdf(&id).await.starts_with(b"%PDF-"));
+        mail_arrived(&id).await;
+        let page: Value = caller.get("/v1/products?limit=1").await.json().await.unwrap();
+        let product = page["products"][0]["links"]["self"].as_str().expect("a product");
+        for path in [product, "/v1/products/top"] {
+            assert_eq!(caller.get(path).await.status(), StatusCode::OK, "{path}");
+        }
+        assert_eq!(member.status_at(web).await, StatusCode::SERVICE_UNAVAILABLE, "neither believed nor signed out");
+    }
+    recovered(&redis, &ours).await;
+    for web in [0, 1] {
+        assert_eq!(member.status_at(web).await, StatusCode::OK, "signed in as before");
+    }
 }

@@ -10,6 +10,7 @@ use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use sqlx::{Connection, Decode, PgConnection, Postgres, Type};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use backing::containers::copies_of;
 
@@ -181,6 +182,34 @@ impl Caller {
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(response.headers()["content-type"], "application/pdf");
         response.bytes().await.unwrap().to_vec()
+    }
+}
+
+/// Somebody with an account, by a session.
+pub(crate) struct Member {
+    client: Client,
+    cookie: String,
+}
+
+impl Member {
+    /// Makes an account and signs in to it.
+    pub(crate) async fn sign_in() -> Self {
+        let client = Client::builder().timeout(DEADLINE).pool_idle_timeout(Duration::from_secs(2)).build().unwrap();
+        let (email, password) = (format!("{}@shop.example", Uuid::new_v4().simple()), "correct horse battery");
+        let account = json!({"name": "Ada", "email": email, "password": password, "country": "DE"});
+        let registered = client.post(url("/v1/register")).json(&account).send().await.expect("web answers");
+        assert_eq!(registered.status(), StatusCode::ACCEPTED);
+        let credentials = json!({"email": email, "password": password});
+        let response = client.post(url("/v1/login")).json(&credentials).send().await.expect("web answers");
+        assert_eq!(response.status(), StatusCode::OK);
+        let cookie = response.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+        Self { client, cookie }
+    }
+
+    /// What a copy of web, 0 or 1, answers to the session.
+    pub(crate) async fn status_at(&self, web: usize) -> StatusCode {
+        let request = self.client.get(url_of(web, "/v1/tokens")).header("cookie", &self.cookie);
+        request.send().await.expect("web answers").status()
     }
 }
 

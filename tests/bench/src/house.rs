@@ -1,7 +1,7 @@
 //! Where everything is: the backing services at their containers' own addresses, the programs, the files.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use lapin::options::{QueueDeclareOptions, QueueDeleteOptions, QueuePurgeOptions};
@@ -161,6 +161,19 @@ impl House {
         .await?;
         ensure!(failed == 0, "{failed} jobs have failed");
         Ok(u64::try_from(done)?)
+    }
+
+    /// How many transactions the services' connections have ended. PostgreSQL counts them late while a connection is open, so that
+    /// this waits until there is none.
+    pub(crate) async fn transactions(&self) -> anyhow::Result<i64> {
+        let begin = Instant::now();
+        let open = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'postroom'";
+        while sqlx::query_scalar::<_, i64>(open).fetch_one(&self.pool).await? > 0 {
+            ensure!(begin.elapsed() < PATIENCE, "a service that was stopped is still connected to the database");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        let ended = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()";
+        Ok(sqlx::query_scalar(ended).fetch_one(&self.pool).await?)
     }
 
     /// Waits until a queue has a consumer.

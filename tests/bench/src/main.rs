@@ -6,6 +6,7 @@ use anyhow::{Context, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
 mod accepting;
+mod cache;
 mod house;
 mod http;
 mod jobs;
@@ -25,7 +26,7 @@ use house::House;
 use results::Results;
 
 /// What there is to measure.
-const GROUPS: [&str; 4] = ["jobs", "publishing", "accepting", "memory"];
+const GROUPS: [&str; 5] = ["jobs", "publishing", "accepting", "cache", "memory"];
 
 /// Fewer repeats make no documentation.
 const WHOLE: usize = 3;
@@ -105,6 +106,10 @@ async fn run(plan: &Plan) -> anyhow::Result<()> {
         if plan.wants("accepting") {
             println!("\naccepting, {repeat} of {}", plan.repeats);
             accepting::measure(&house, plan, &mut results).await.context("measure accepting")?;
+        }
+        if plan.wants("cache") {
+            println!("\nthe cache, {repeat} of {}", plan.repeats);
+            cache::measure(&house, plan, repeat, &mut results).await.context("measure the cache")?;
         }
         if plan.wants("memory") {
             println!("\nmemory, {repeat} of {}", plan.repeats);

@@ -63,20 +63,44 @@ fn service(house: &House, name: &str) -> anyhow::Result<Program> {
         .env("POSTROOM__FILES__URL", format!("file://{}", files.display())))
 }
 
+/// Whether web has a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Copies {
+    Kept,
+    /// Its server is away.
+    Away,
+}
+
 /// The HTTP API, with its tracker, at a port of its own.
 pub(crate) async fn web(house: &House) -> anyhow::Result<(Service, String)> {
+    let (mut web, api, health) = start_web(house, house.cache_url())?;
+    wait_answer(&mut web, &health, "/readyz").await?;
+    Ok((web, api))
+}
+
+/// The same with a cache or without, once it has answered a path.
+pub(crate) async fn web_with(house: &House, copies: Copies, path: &str) -> anyhow::Result<(Service, String)> {
+    let cache = match copies {
+        Copies::Kept => house.cache_url(),
+        Copies::Away => format!("redis://{}", free_address()?),
+    };
+    let (mut web, api, _) = start_web(house, cache)?;
+    wait_answer(&mut web, &api, path).await?;
+    Ok((web, api))
+}
+
+fn start_web(house: &House, cache: String) -> anyhow::Result<(Service, String, String)> {
     let (api, health) = (free_address()?, free_address()?);
-    let mut web = service(house, "web")?
+    let web = service(house, "web")?
         .env("POSTROOM__LINKS__SECRET", LINKS_SECRET)
-        .env("POSTROOM__REDIS__CACHE__URL", house.cache_url())
+        .env("POSTROOM__REDIS__CACHE__URL", cache)
         .env("POSTROOM__REDIS__DURABLE__URL", house.durable_redis_url())
         // One caller asks for all that there is.
         .env("POSTROOM__LIMITS__REQUESTS_PER_MINUTE", "60000000")
         .env("POSTROOM__HTTP__LISTEN", &api)
         .env("POSTROOM__HEALTH__LISTEN", &health)
         .start_service()?;
-    wait_ready(&mut web, &health).await?;
-    Ok((web, api))
+    Ok((web, api, health))
 }
 
 /// The worker that makes reports.
@@ -84,7 +108,7 @@ pub(crate) async fn pdf_report(house: &House) -> anyhow::Result<Service> {
     let health = free_address()?;
     let program = service(house, "pdf-report")?.env("POSTROOM__ENGINE__PATH", House::released("pdf-engine")?);
     let mut worker = program.env("POSTROOM__HEALTH__LISTEN", &health).start_service()?;
-    wait_ready(&mut worker, &health).await?;
+    wait_answer(&mut worker, &health, "/readyz").await?;
     Ok(worker)
 }
 
@@ -95,7 +119,7 @@ pub(crate) async fn email_worker(house: &House, relay: &str) -> anyhow::Result<S
         .env("POSTROOM__LINKS__SECRET", LINKS_SECRET)
         .env("POSTROOM__SMTP__URL", format!("smtp://{relay}"));
     let mut worker = program.env("POSTROOM__HEALTH__LISTEN", &health).start_service()?;
-    wait_ready(&mut worker, &health).await?;
+    wait_answer(&mut worker, &health, "/readyz").await?;
     Ok(worker)
 }
 
@@ -109,12 +133,12 @@ pub(crate) async fn noop_worker(house: &House) -> anyhow::Result<Service> {
     Ok(worker)
 }
 
-async fn wait_ready(service: &mut Service, health: &str) -> anyhow::Result<()> {
+async fn wait_answer(service: &mut Service, address: &str, path: &str) -> anyhow::Result<()> {
     let wait = async {
         loop {
             service.check()?;
-            if let Ok(mut client) = Client::connect(health).await
-                && client.get("/readyz", "").await.is_ok_and(|answer| answer.status == 200)
+            if let Ok(mut client) = Client::connect(address).await
+                && client.get(path, "").await.is_ok_and(|answer| answer.status == 200)
             {
                 return anyhow::Ok(());
             }

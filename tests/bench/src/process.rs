@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::time::timeout;
@@ -127,10 +128,15 @@ impl Program {
 
     /// Runs it to its end; the span that it printed last.
     pub(crate) async fn span(self) -> anyhow::Result<Span> {
+        self.last_line().await
+    }
+
+    /// Runs it to its end; what it printed last, as JSON.
+    pub(crate) async fn last_line<T: DeserializeOwned>(self) -> anyhow::Result<T> {
         let name = self.name.clone();
         let output = self.output().await?;
         let last = output.lines().last().unwrap_or_default();
-        serde_json::from_str(last).with_context(|| format!("{name} printed no span but: {last}"))
+        serde_json::from_str(last).with_context(|| format!("what {name} printed last is something else: {last}"))
     }
 
     /// Starts it and goes on.

@@ -5,8 +5,9 @@ use std::path::Path;
 
 use anyhow::Context;
 
+use crate::postroom::Copies;
 use crate::results::{Results, Summary};
-use crate::{accepting, jobs, memory, publishing};
+use crate::{accepting, cache, jobs, memory, publishing};
 
 /// A goal: one contender's figure contains another's at least so often.
 struct Goal {
@@ -25,7 +26,11 @@ const fn processed(what: &'static str, ours: &'static str, theirs: &'static str,
     Goal { what, group: "jobs", ours: (ours, "process"), theirs: (theirs, "process"), least }
 }
 
-const GOALS: [Goal; 15] = [
+const fn hits(what: &'static str, keys: &'static str, theirs: &'static str) -> Goal {
+    Goal { what, group: "cache", ours: (cache::FETCH, keys), theirs: (theirs, keys), least: 0.9 }
+}
+
+const GOALS: [Goal; 19] = [
     end_to_end(
         "no-op jobs, publish to done, against BullMQ with AOF everysec",
         jobs::QUIET,
@@ -69,6 +74,14 @@ const GOALS: [Goal; 15] = [
         theirs: (accepting::PUBLISHER, "rate"),
         least: 0.5,
     },
+    hits(
+        "a hit of `Cache::fetch` with 1,000 keys, against a bare `GET` that is decoded",
+        cache::KEYS[0],
+        cache::DECODED,
+    ),
+    hits("the same against a bare `GET` that nobody decodes", cache::KEYS[0], cache::BARE),
+    hits("a hit with one key, against a bare `GET` that is decoded", cache::KEYS[1], cache::DECODED),
+    hits("the same against a bare `GET` that nobody decodes", cache::KEYS[1], cache::BARE),
 ];
 
 /// What a worker may hold, in MiB.
@@ -76,11 +89,13 @@ const MOST_AT_REST: f64 = 20.0;
 const MOST_UNDER_LOAD: f64 = 40.0;
 
 type Table = fn(&Results) -> String;
-const TABLES: [(&str, Table); 6] = [
+const TABLES: [(&str, Table); 8] = [
     ("goals", goals),
     ("jobs", jobs_table),
     ("publishing", publishing_table),
     ("accepting", accepting_table),
+    ("hits", hits_table),
+    ("cache", cache_table),
     ("memory", memory_table),
     ("machine", machine),
 ];
@@ -195,6 +210,31 @@ fn accepting_table(results: &Results) -> String {
         })
     });
     table(&["", "most per second", "p50, ms", "p99, ms"], rows)
+}
+
+fn hits_table(results: &Results) -> String {
+    let rows = cache::KEYS.into_iter().filter_map(|keys| {
+        let cell = |contender| Some(shown(results.summary("cache", contender, keys)?, 0, ""));
+        let against = |theirs| Some(shown(results.ratio("cache", [(cache::FETCH, keys), (theirs, keys)])?, 2, "x"));
+        let rates = [cell(cache::FETCH)?, cell(cache::DECODED)?, cell(cache::BARE)?];
+        let ratios = [against(cache::DECODED)?, against(cache::BARE)?];
+        Some(std::iter::once(keys.to_owned()).chain(rates).chain(ratios).collect())
+    });
+    let columns =
+        ["", "`Cache::fetch`/s", "`GET`, decoded/s", "`GET`/s", "against the decoded `GET`", "against the `GET`"];
+    table(&columns, rows)
+}
+
+fn cache_table(results: &Results) -> String {
+    let contenders = [cache::SHOWN.0, cache::TOP]
+        .into_iter()
+        .flat_map(|path| [Copies::Kept, Copies::Away].map(|copies| cache::contender(path, copies)));
+    let rows = contenders.filter_map(|contender| {
+        let cell = |measure, digits| Some(shown(results.summary("cache", &contender, measure)?, digits, ""));
+        let cells = [cell("rate", 0)?, cell("p50", 1)?, cell("p99", 1)?, cell("transactions", 1)?, cell("503", 1)?];
+        Some(std::iter::once(contender.clone()).chain(cells).collect())
+    });
+    table(&["", "most per second", "p50, ms", "p99, ms", "transactions of 1,000 requests", "503 of 1,000"], rows)
 }
 
 fn memory_table(results: &Results) -> String {

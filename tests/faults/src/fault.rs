@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use backing::containers::{Containers, copies_of};
+use backing::containers::copies_of;
 use backing::relay::{Act, Stage};
 use chrono::Utc;
 use clap::ValueEnum;
@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::load::{Accepted, Kind, Load, Report};
-use crate::system::System;
+use crate::system::{System, ready};
 use crate::verdict::Verdict;
 
 /// The load runs for so long before a fault begins.
@@ -25,8 +25,15 @@ const BEFORE: Duration = Duration::from_secs(1);
 const PAST_HEARTBEAT: Duration = Duration::from_secs(8);
 /// Past the time after which the nodes of a cluster give up a silent one, 8 to 12 s: see compose/rabbitmq/cluster.conf.
 const PAST_NET_TICK: Duration = Duration::from_secs(15);
-/// What is neither.
-const SHORT: Duration = Duration::from_secs(4);
+/// What is neither. Past the first retry of a mail, so that some are put off twice; those are waited for 12 s.
+const SHORT: Duration = Duration::from_secs(3);
+/// Past the first retry of a report, and before any of a mail.
+const BRIEF: Duration = Duration::from_secs(2);
+
+/// The Redis of the cache.
+const COPIES: &str = "redis-cache";
+/// The one that knows who is signed in.
+pub(crate) const SESSIONS: &str = "redis-durable";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Fault {
@@ -44,6 +51,18 @@ pub(crate) enum Fault {
     DiskAlarm,
     /// PostgreSQL is stopped and started again
     PostgresStopped,
+    /// The Redis of the copies is stopped and started again
+    RedisCacheStopped,
+    /// The Redis of the copies stands still
+    RedisCachePaused,
+    /// The Redis of the copies is killed (SIGKILL) and started again
+    RedisCacheKilled,
+    /// The Redis of sessions, tokens and limits is stopped and started again
+    RedisDurableStopped,
+    /// The Redis of sessions, tokens and limits stands still
+    RedisDurablePaused,
+    /// The Redis of sessions, tokens and limits is killed (SIGKILL) and started again
+    RedisDurableKilled,
     /// The volume of the reports is full
     FilesFull,
     /// Workers are killed (SIGKILL) one after another at random moments
@@ -90,11 +109,21 @@ impl Fault {
         matches!(self, Self::LeaderKilled | Self::LeaderCutOff)
     }
 
+    /// The Redis that it strikes; then there are visitors beside the load.
+    pub(crate) fn redis(self) -> Option<&'static str> {
+        match self {
+            Self::RedisCacheStopped | Self::RedisCachePaused | Self::RedisCacheKilled => Some(COPIES),
+            Self::RedisDurableStopped | Self::RedisDurablePaused | Self::RedisDurableKilled => Some(SESSIONS),
+            _ => None,
+        }
+    }
+
     /// How long the load runs, at least.
     pub(crate) fn length(self) -> Duration {
         match self {
-            Self::BrokerPaused | Self::ConnectionsHalfOpen => PAST_HEARTBEAT + 2 * BEFORE,
-            Self::LeaderKilled | Self::LeaderCutOff => PAST_NET_TICK + 2 * BEFORE,
+            Self::BrokerPaused | Self::ConnectionsHalfOpen | Self::LeaderKilled => PAST_HEARTBEAT + 2 * BEFORE,
+            Self::LeaderCutOff => PAST_NET_TICK + 2 * BEFORE,
+            Self::FilesFull | Self::RelayDrops => BRIEF + 3 * BEFORE,
             Self::DeliveredTwice | Self::Poison => SHORT,
             _ => SHORT + 3 * BEFORE,
         }
@@ -122,6 +151,12 @@ impl Fault {
             Self::DispatchersKilled | Self::DeliveredTwice | Self::WorkersKilled | Self::Poison => {
                 (verdict.duplicates > 0, "nothing came twice")
             }
+            Self::RedisCacheStopped | Self::RedisCachePaused | Self::RedisCacheKilled => {
+                (verdict.past_the_cache > 0, "the cache had everything")
+            }
+            Self::RedisDurableStopped | Self::RedisDurablePaused | Self::RedisDurableKilled => {
+                (verdict.seen.as_ref().is_some_and(|seen| seen.put_off > 0), "nobody who is signed in was put off")
+            }
             Self::RelayRefuses => (verdict.dead > 0, "no mail was refused"),
             Self::RelayDrops => (verdict.maybe_sent > 0, "no mail was in doubt"),
             Self::PostgresStopped | Self::FilesFull => (verdict.recovered_after > Duration::ZERO, "nobody was held up"),
@@ -137,17 +172,8 @@ impl Fault {
     pub(crate) async fn strike(self, system: &System, load: &mut Load) -> anyhow::Result<()> {
         sleep(BEFORE).await;
         match self {
-            Self::BrokerKilled => {
-                let broker = copies_of("rabbitmq");
-                block_in_place(|| broker.kill());
-                block_in_place(|| broker.start());
-            }
-            Self::BrokerPaused => {
-                let broker = copies_of("rabbitmq");
-                block_in_place(|| broker.pause());
-                sleep(PAST_HEARTBEAT).await;
-                block_in_place(|| broker.unpause());
-            }
+            Self::BrokerKilled => kill_and_start("rabbitmq"),
+            Self::BrokerPaused => pause("rabbitmq", PAST_HEARTBEAT).await,
             Self::ConnectionsCut => {
                 system.each_proxy(|proxy| proxy.cut(true));
                 sleep(SHORT).await;
@@ -160,26 +186,27 @@ impl Fault {
             }
             Self::MemoryAlarm => {
                 control(&["set_vm_memory_high_watermark", "absolute", "1MB"]);
-                sleep(SHORT).await;
+                sleep(BRIEF).await;
                 control(&["set_vm_memory_high_watermark", "absolute", "1200MB"]);
             }
             Self::DiskAlarm => {
                 control(&["set_disk_free_limit", "1000000GB"]);
-                sleep(SHORT).await;
+                sleep(BRIEF).await;
                 control(&["set_disk_free_limit", "1GB"]);
             }
-            Self::PostgresStopped => {
-                let database = copies_of("postgres");
-                block_in_place(|| database.stop());
-                sleep(SHORT).await;
-                block_in_place(|| database.start());
-            }
+            Self::PostgresStopped => stop_and_start("postgres").await,
+            Self::RedisCacheStopped => stop_and_start(COPIES).await,
+            Self::RedisCachePaused => pause(COPIES, SHORT).await,
+            Self::RedisCacheKilled => kill_and_start(COPIES),
+            Self::RedisDurableStopped => stop_and_start(SESSIONS).await,
+            Self::RedisDurablePaused => pause(SESSIONS, SHORT).await,
+            Self::RedisDurableKilled => kill_and_start(SESSIONS),
             Self::FilesFull => {
                 let reports = copies_of("pdf-report");
                 // It ends where the volume does.
                 let fill = "! cat /dev/zero > files/filling && test -s files/filling";
                 block_in_place(|| reports.run(&["bash", "-c", fill]));
-                sleep(SHORT).await;
+                sleep(BRIEF).await;
                 block_in_place(|| reports.run(&["rm", "files/filling"]));
             }
             Self::WorkersKilled => kill_workers(system).await?,
@@ -187,15 +214,15 @@ impl Fault {
             Self::DispatchersKilled => kill_dispatchers(system, load).await,
             Self::DeliveredTwice => publish_twice(load),
             Self::Poison => poison(load).await?,
-            Self::RelaySlow => relay(system, Stage::Recipient, Act::Slow(Duration::from_millis(500))).await?,
-            Self::RelayDefers => relay(system, Stage::Recipient, Act::Answer("451 4.3.0 later")).await?,
-            Self::RelayRefuses => relay(system, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await?,
-            Self::RelayHangs => relay(system, Stage::Sender, Act::Hang).await?,
-            Self::RelayDrops => relay(system, Stage::Content, Act::Drop).await?,
+            Self::RelaySlow => relay(system, SHORT, Stage::Recipient, Act::Slow(Duration::from_millis(500))).await?,
+            Self::RelayDefers => relay(system, SHORT, Stage::Recipient, Act::Answer("451 4.3.0 later")).await?,
+            Self::RelayRefuses => relay(system, SHORT, Stage::Recipient, Act::Answer("550 5.1.1 nobody here")).await?,
+            Self::RelayHangs => relay(system, SHORT, Stage::Sender, Act::Hang).await?,
+            Self::RelayDrops => relay(system, BRIEF, Stage::Content, Act::Drop).await?,
             Self::LeaderKilled => {
                 let leader = copies_of(&system.leader("noop.normal").await?);
                 block_in_place(|| leader.kill());
-                sleep(PAST_NET_TICK).await;
+                sleep(PAST_HEARTBEAT).await;
                 block_in_place(|| leader.start());
             }
             Self::LeaderCutOff => {
@@ -209,18 +236,35 @@ impl Fault {
     }
 }
 
-async fn healthy(containers: &Containers) {
-    block_in_place(|| tokio::runtime::Handle::current().block_on(containers.healthy()));
+fn kill_and_start(service: &str) {
+    let struck = copies_of(service);
+    block_in_place(|| struck.kill());
+    block_in_place(|| struck.start());
 }
 
+async fn stop_and_start(service: &str) {
+    let struck = copies_of(service);
+    block_in_place(|| struck.stop());
+    sleep(SHORT).await;
+    block_in_place(|| struck.start());
+}
+
+async fn pause(service: &str, time: Duration) {
+    let struck = copies_of(service);
+    block_in_place(|| struck.pause());
+    sleep(time).await;
+    block_in_place(|| struck.unpause());
+}
+
+/// That takes a second or two, in which what was ordered before goes on.
 fn control(order: &[&str]) {
     block_in_place(|| copies_of("rabbitmq").run(&[&["rabbitmqctl", "--quiet"], order].concat()));
 }
 
-async fn relay(system: &System, stage: Stage, act: Act) -> anyhow::Result<()> {
+async fn relay(system: &System, time: Duration, stage: Stage, act: Act) -> anyhow::Result<()> {
     let before = system.relay.met();
     system.relay.stand(Some((stage, act)));
-    sleep(SHORT).await;
+    sleep(time).await;
     system.relay.stand(None);
     ensure!(system.relay.met() > before, "no mail met the relay meanwhile");
     Ok(())
@@ -252,23 +296,23 @@ async fn kill_webs(system: &System, load: &mut Load) {
         block_in_place(|| container.kill());
         system.proxy(web).hold_answers(false);
         block_in_place(|| container.start());
-        healthy(&container).await;
+        ready(&container).await;
     }
 }
 
 /// The broker's answers are held back when rows come due, and the dispatchers die before they come.
 async fn kill_dispatchers(system: &System, load: &mut Load) {
-    let (dispatchers, due) = (copies_of("dispatcher"), Utc::now() + Duration::from_secs(6));
+    let (dispatchers, due) = (copies_of("dispatcher"), Utc::now() + Duration::from_secs(3));
     for _ in 0..20 {
         load.add(|ways| async move { ways.web.report(Report { web: None, run_at: Some(due) }).await });
     }
-    sleep(Duration::from_secs(5)).await;
+    sleep(Duration::from_secs(2)).await;
     system.proxy("dispatcher").hold_answers(true);
     sleep(Duration::from_secs(2)).await;
     block_in_place(|| dispatchers.kill());
     system.proxy("dispatcher").hold_answers(false);
     block_in_place(|| dispatchers.start());
-    healthy(&dispatchers).await;
+    ready(&dispatchers).await;
 }
 
 fn publish_twice(load: &mut Load) {

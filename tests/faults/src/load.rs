@@ -173,11 +173,8 @@ impl Ways {
 
 impl Web {
     pub(crate) fn new() -> anyhow::Result<Self> {
-        // Web closes a connection that rests for 5 s; one that is used in that very moment would break off.
-        let client = Client::builder().timeout(Duration::from_secs(10)).pool_idle_timeout(Duration::from_secs(2));
-        let copies =
-            ["POSTROOM_WEB_PORT", "POSTROOM_WEB_2_PORT"].map(|port| format!("http://127.0.0.1:{}", composed(port)));
-        Ok(Self { client: client.build()?, copies, token: composed("POSTROOM_TOKEN_ALICE"), asked: AtomicU32::new(0) })
+        let token = composed("POSTROOM_TOKEN_ALICE");
+        Ok(Self { client: client()?, copies: webs(), token, asked: AtomicU32::new(0) })
     }
 
     pub(crate) async fn report(&self, report: Report) -> anyhow::Result<Accepted> {
@@ -221,6 +218,17 @@ impl Web {
         let response = request.header("idempotency-key", key.to_string()).json(body).send().await?;
         Ok((response.status(), response.json().await?))
     }
+}
+
+/// Where the copies of web are.
+pub(crate) fn webs() -> [String; 2] {
+    ["POSTROOM_WEB_PORT", "POSTROOM_WEB_2_PORT"].map(|port| format!("http://127.0.0.1:{}", composed(port)))
+}
+
+/// Whoever asks them.
+pub(crate) fn client() -> reqwest::Result<Client> {
+    // Web closes a connection that rests for 5 s; one that is used in that very moment would break off.
+    Client::builder().timeout(Duration::from_secs(10)).pool_idle_timeout(Duration::from_secs(2)).build()
 }
 
 async fn publish<J: Job>(publisher: &Publisher, job: &OutgoingJob<J>) -> anyhow::Result<u32> {

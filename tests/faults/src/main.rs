@@ -6,11 +6,14 @@
 mod fault;
 mod load;
 mod noop_workers;
+mod phases;
 mod system;
 mod table;
 mod verdict;
+mod visits;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{bail, ensure};
@@ -24,9 +27,11 @@ use tokio::time::{sleep, timeout};
 
 use crate::fault::Fault;
 use crate::load::Load;
+use crate::phases::Phases;
 use crate::system::System;
 use crate::table::Table;
 use crate::verdict::Verdict;
+use crate::visits::Visits;
 
 /// The load goes on for so long after a fault.
 const AFTER: Duration = Duration::from_secs(1);
@@ -72,17 +77,18 @@ async fn main() -> anyhow::Result<()> {
 async fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let begun = Instant::now();
     let faults = faults(arguments)?;
-    let system = System::start(arguments.cluster).await?;
+    let mut system = System::start(arguments.cluster).await?;
     println!("the system is ready after {} s", begun.elapsed().as_secs());
     let mut table = Table::default();
     for fault in order(arguments, faults) {
-        let begun = Instant::now();
-        let verdict = match timeout(STRIKE_DEADLINE, strike(&system, fault, arguments.jobs)).await {
+        Arc::make_mut(&mut system.visitors).keep_signed_in().await?;
+        let (begun, mut phases) = (Instant::now(), Phases::start());
+        let verdict = match timeout(STRIKE_DEADLINE, strike(&system, fault, arguments.jobs, &mut phases)).await {
             Ok(verdict) => verdict,
             Err(late) => Err(late.into()),
         };
         let verdict = verdict.unwrap_or_else(|error| Verdict::failed(&error));
-        println!("{:>4} s  {fault}: {verdict}", begun.elapsed().as_secs());
+        println!("{:>4} s  {fault}: {verdict}\n        seconds: {phases}", begun.elapsed().as_secs());
         table.add(fault, &verdict);
     }
     println!("\n{}\n{} s in all", table.aligned(), begun.elapsed().as_secs());
@@ -117,15 +123,35 @@ fn order(arguments: &Arguments, faults: Vec<Fault>) -> Box<dyn Iterator<Item = F
     Box::new(std::iter::from_fn(move || if Instant::now() < end { faults.choose(&mut chance).copied() } else { None }))
 }
 
-async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verdict> {
+async fn strike(system: &System, fault: Fault, jobs: u32, phases: &mut Phases) -> anyhow::Result<Verdict> {
+    let visitors = fault.redis().map(|_| &system.visitors);
+    let mut past_the_cache = 0;
+    if let Some(visitors) = visitors {
+        visitors.all_are_served().await?;
+        past_the_cache = system.reads_past_the_cache();
+    }
     let (begun, before) = (Utc::now(), system.acked_as_done());
+    phases.end("counters");
+    let visits = visitors.map(Visits::start);
     let mut load = Load::start(&system.ways, jobs, fault.length());
     fault.strike(system, &mut load).await?;
+    phases.end("fault");
     let over = Utc::now();
     sleep(AFTER).await;
     let accepted = load.finish().await?;
+    phases.end("load");
     system.ready().await?;
-    let mut verdict = Verdict::of(system, fault, &accepted, begun, over).await?;
+    phases.end("ready");
+    let mut verdict = Verdict::of(system, fault, &accepted, begun, over, phases).await?;
+    if let (Some(visitors), Some(visits)) = (visitors, visits) {
+        verdict.judge_visits(fault, visits.finish().await?);
+        verdict.past_the_cache = system.reads_past_the_cache() - past_the_cache;
+        // Whoever was signed in before, by the same cookie.
+        if let Err(error) = visitors.all_are_served().await {
+            verdict.wrong.push(format!("after it: {error:#}"));
+        }
+        phases.end("visits");
+    }
     let after = system.acked_as_done();
     // A container that was started anew has counted from 0.
     let since =
@@ -133,5 +159,6 @@ async fn strike(system: &System, fault: Fault, jobs: u32) -> anyhow::Result<Verd
     verdict.duplicates += after.iter().map(since).sum::<u64>();
     verdict.wrong.extend(fault.missed(&verdict).map(ToOwned::to_owned));
     system.clear_files();
+    phases.end("clean-up");
     Ok(verdict)
 }

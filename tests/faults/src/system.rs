@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use backing::containers::{copies_of, ours};
+use backing::containers::{Containers, copies_of, ours};
 use backing::relay::Relay;
 use backing::{Proxy, ask_management, broker_password, composed};
 use lapin::options::{BasicGetOptions, QueueDeclareOptions};
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::load::{Report, Ways, Web};
 use crate::noop_workers::NoopWorkers;
+use crate::visits::Visitors;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
@@ -41,6 +42,7 @@ const NODES: [&str; 3] = ["POSTROOM_AMQP_PORT", "POSTROOM_AMQP_2_PORT", "POSTROO
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) ways: Arc<Ways>,
+    pub(crate) visitors: Arc<Visitors>,
     pub(crate) relay: Relay,
     pub(crate) noop_workers: NoopWorkers,
     proxies: BTreeMap<&'static str, Proxy>,
@@ -70,12 +72,16 @@ impl System {
         let brokers = [load_broker("noop-worker", &load).await?, load_broker("pdf-report", &load).await?];
         let [noops, mails] = brokers.each_ref().map(Broker::publisher);
         let web = Web::new()?;
-        let mail = mail_about(web.report(Report::default()).await?.id).await?;
+        let first = web.report(Report::default()).await?.id;
+        ready(&copies_of("web").and(copies_of("web-2"))).await;
+        let visitors = Arc::new(Visitors::invite().await?);
+        let mail = mail_about(first).await?;
         let ways = Arc::new(Ways { web, noops, mails, mail });
         let nodes = if cluster { &["rabbitmq", "rabbitmq-2", "rabbitmq-3"][..] } else { &["rabbitmq"] };
-        let system = Self { ways, relay, noop_workers, proxies, brokers, nodes };
+        let system = Self { ways, visitors, relay, noop_workers, proxies, brokers, nodes };
         system.ready().await?;
-        // The first report has a mail of its own.
+        // The first report has a mail of its own, and so has everybody who registered.
+        all_jobs_ended().await?;
         system.rest(PATIENCE).await?;
         drop(system.relay.take_mails());
         Ok(system)
@@ -92,14 +98,7 @@ impl System {
 
     /// Waits until every node of the broker is up, and every service says that it can do all of its work.
     pub(crate) async fn ready(&self) -> anyhow::Result<()> {
-        block_in_place(|| {
-            tokio::runtime::Handle::current().block_on(async {
-                for node in self.nodes {
-                    copies_of(node).healthy().await;
-                }
-                ours().ready().await;
-            });
-        });
+        ready(&ours()).await;
         let end = Instant::now() + PATIENCE;
         loop {
             // A node that was cut off starts anew once it is back, and says nothing until then.
@@ -132,6 +131,14 @@ impl System {
             }
             sleep(PAUSE).await;
         }
+    }
+
+    /// How often each web has read from the database what it might have had from the cache.
+    pub(crate) fn reads_past_the_cache(&self) -> u64 {
+        let webs = copies_of("web").and(copies_of("web-2"));
+        let reads =
+            |outcome: &str| block_in_place(|| webs.counters("cache_reads_total", outcome)).values().sum::<u64>();
+        reads("outcome=\"loaded\"") + reads("outcome=\"bypassed\"")
     }
 
     /// How often each container has acked a delivery of a job that it knew to be done.
@@ -171,7 +178,7 @@ impl System {
         Ok(letters)
     }
 
-    /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them a second ago (5 s in
+    /// How many messages each queue holds, where it holds any: those at a worker as the broker knew them half a second ago (5 s in
     /// a cluster: a quorum queue tells no sooner), those that are ready as they are now.
     async fn queues(&self) -> anyhow::Result<BTreeMap<String, u64>> {
         let answer = Self::manage("queues/postroom?disable_stats=true&enable_queue_totals=true").await?;
@@ -201,6 +208,11 @@ impl System {
             broker.close().await;
         }
     }
+}
+
+/// Waits until each says that it can do all of its work.
+pub(crate) async fn ready(containers: &Containers) {
+    block_in_place(|| tokio::runtime::Handle::current().block_on(containers.ready()));
 }
 
 /// `host:port` of the node that a variable holds the port of.
@@ -252,6 +264,19 @@ async fn mail_about(report: Uuid) -> anyhow::Result<SendEmail> {
     });
     let to = json!({"name": "Reader", "address": "reader@shop.example"});
     Ok(serde_json::from_value(json!({"to": to, "template": "report-ready", "data": data}))?)
+}
+
+/// Waits until every job that anybody knows of has ended.
+async fn all_jobs_ended() -> anyhow::Result<()> {
+    let (mut database, end) = (database().await?, Instant::now() + PATIENCE);
+    while sqlx::query_scalar("SELECT EXISTS (SELECT FROM jobs WHERE finished_at IS NULL)")
+        .fetch_one(&mut database)
+        .await?
+    {
+        ensure!(Instant::now() < end, "the first jobs do not end");
+        sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 /// A connection of the suite's own to the database.

@@ -1,7 +1,6 @@
 //! The table of what each fault did, for people.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,6 +9,7 @@ use chrono::Utc;
 
 use crate::fault::Fault;
 use crate::verdict::Verdict;
+use crate::visits::Seen;
 
 const END: &str = "<!-- end of table -->";
 const HEAD: [&str; 11] = [
@@ -24,6 +24,15 @@ const HEAD: [&str; 11] = [
     "mails twice",
     "seconds to recover",
     "unfinished queues",
+];
+
+const VISITORS: [&str; 6] = [
+    "fault",
+    "pages of the shop",
+    "of these read from the database",
+    "answers to who is signed in",
+    "of these `503`",
+    "slowest answer, seconds",
 ];
 
 /// One line for each fault, however often it struck.
@@ -59,21 +68,48 @@ impl Table {
         text
     }
 
-    /// Puts it into a page, with the day and the size of the load, where the options of the run stand in a marker.
+    /// Puts it into a page, with the day and the size of the load, where the options of the run stand in a marker; and beside it
+    /// what visitors saw, where there were any.
     pub(crate) fn write_into(&self, page: &Path, options: &str, jobs: u32) -> anyhow::Result<()> {
-        let begin = format!("<!-- table: tests/faults/run {options}--write -->");
         let text = std::fs::read_to_string(page).with_context(|| format!("read {}", page.display()))?;
-        let (before, rest) = text.split_once(&begin).context("the page has no marker for the table")?;
-        let (_, after) = rest.split_once(END).context("the page has no marker for the table's end")?;
-        let mut table = format!("| {} |\n|{}\n", HEAD.join(" | "), " --- |".repeat(HEAD.len()));
-        for (fault, strikes) in &self.lines {
-            let name = format!("**{fault}**: {}", fault.description());
-            writeln!(table, "| {} |", cells(name, strikes).join(" | "))?;
-        }
         let day = Utc::now().date_naive();
-        let text = format!("{before}{begin}\n{day}, at least {jobs} jobs a fault:\n\n{table}{END}{after}");
+        let rows =
+            self.lines.iter().map(|(fault, strikes)| cells(format!("**{fault}**: {}", fault.description()), strikes));
+        let table = format!("{day}, at least {jobs} jobs a fault:\n\n{}", markdown(&HEAD, rows));
+        let mut text = between(&text, &format!("<!-- table: tests/faults/run {options}--write -->"), &table)?;
+        let visited: Vec<_> =
+            self.lines.iter().filter_map(|(fault, strikes)| visits(fault.to_string(), strikes)).collect();
+        if !visited.is_empty() {
+            text = between(&text, "<!-- visitors: tests/faults/run --write -->", &markdown(&VISITORS, visited))?;
+        }
         std::fs::write(page, text).with_context(|| format!("write {}", page.display()))
     }
+}
+
+/// The text with another table between a marker and the next end.
+fn between(text: &str, begin: &str, table: &str) -> anyhow::Result<String> {
+    let (before, rest) = text.split_once(begin).with_context(|| format!("the page has no {begin}"))?;
+    let (_, after) = rest.split_once(END).context("the page has no marker for the table's end")?;
+    Ok(format!("{before}{begin}\n{table}{END}{after}"))
+}
+
+fn markdown<const COLUMNS: usize>(head: &[&str; COLUMNS], rows: impl IntoIterator<Item = [String; COLUMNS]>) -> String {
+    let rows = rows.into_iter().map(|row| format!("| {} |\n", row.join(" | ")));
+    format!("| {} |\n|{}\n{}", head.join(" | "), " --- |".repeat(COLUMNS), rows.collect::<String>())
+}
+
+fn visits(name: String, strikes: &[Verdict]) -> Option<[String; VISITORS.len()]> {
+    let seen: Vec<&Seen> = strikes.iter().filter_map(|verdict| verdict.seen.as_ref()).collect();
+    let slowest = seen.iter().map(|seen| seen.slowest()).max()?;
+    let sum = |count: fn(&Seen) -> u64| seen.iter().map(|seen| count(seen)).sum::<u64>().to_string();
+    Some([
+        name,
+        sum(|seen| seen.pages.len() as u64),
+        strikes.iter().map(|verdict| verdict.past_the_cache).sum::<u64>().to_string(),
+        sum(|seen| seen.own.len() as u64),
+        sum(|seen| seen.put_off),
+        format!("{:.2}", slowest.as_secs_f64()),
+    ])
 }
 
 fn cells(name: String, strikes: &[Verdict]) -> [String; HEAD.len()] {

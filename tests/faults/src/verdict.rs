@@ -11,9 +11,11 @@ use sqlx::{FromRow, PgConnection};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use crate::fault::Fault;
+use crate::fault::{Fault, SESSIONS};
 use crate::load::{Accepted, Kind};
+use crate::phases::Phases;
 use crate::system::{self, System};
+use crate::visits::Seen;
 
 /// How long after the last job was accepted all of them may take to end, and the queues to empty.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -45,6 +47,10 @@ pub(crate) struct Verdict {
     pub(crate) dead: u64,
     /// Queues that still held something; dead letters are not counted.
     pub(crate) unfinished: BTreeMap<String, u64>,
+    /// What people saw who came meanwhile, if any did.
+    pub(crate) seen: Option<Seen>,
+    /// What was read from the database meanwhile that the cache might have had.
+    pub(crate) past_the_cache: u64,
     /// What else was not as it should be, in words.
     pub(crate) wrong: Vec<String>,
 }
@@ -87,6 +93,7 @@ impl Verdict {
         accepted: &[Accepted],
         begun: DateTime<Utc>,
         over: DateTime<Utc>,
+        phases: &mut Phases,
     ) -> anyhow::Result<Self> {
         let mut database = system::database().await?;
         let expected = expectations(fault, accepted);
@@ -94,7 +101,9 @@ impl Verdict {
         let asked_again = accepted.iter().filter(|job| job.in_vain > 0).count() as u64;
         let mut verdict = Self { accepted: accepted.len() as u64, asked_again, ..Self::default() };
         all_ended(&mut database, &ids).await?;
+        phases.end("last jobs");
         verdict.unfinished = system.rest(PATIENCE).await?;
+        phases.end("queues");
 
         let rows: Vec<JobRow> = sqlx::query_as(JOBS).bind(&ids).fetch_all(&mut database).await?;
         let rows: HashMap<Uuid, JobRow> = rows.into_iter().map(|row| (row.id, row)).collect();
@@ -125,6 +134,7 @@ impl Verdict {
         };
         let dead = rows.values().filter(|row| row.state == "dead").map(|row| row.id).collect();
         verdict.judge_dead_letters(&dead, &system.take_dead_letters().await?);
+        phases.end("verdict");
         Ok(verdict)
     }
 
@@ -139,6 +149,18 @@ impl Verdict {
         for id in letters.keys().filter(|id| !dead.contains(id)) {
             self.wrong.push(format!("there is a dead letter of {id}, which is not dead"));
         }
+    }
+
+    /// Nobody may be answered wrong or late, or be put off while what knows the sessions is there.
+    pub(crate) fn judge_visits(&mut self, fault: Fault, seen: Seen) {
+        self.wrong.extend_from_slice(&seen.wrong);
+        if !seen.is_prompt() {
+            self.wrong.push(format!("somebody waited {:.1} s for an answer", seen.slowest().as_secs_f64()));
+        }
+        if seen.put_off > 0 && fault.redis() != Some(SESSIONS) {
+            self.wrong.push(format!("who is signed in was put off {} times", seen.put_off));
+        }
+        self.seen = Some(seen);
     }
 
     /// Of a strike that could not be judged.
@@ -205,6 +227,17 @@ impl fmt::Display for Verdict {
             self.mails_twice,
             self.recovered_after.as_secs_f64()
         )?;
+        if let Some(seen) = &self.seen {
+            write!(
+                formatter,
+                "\n        {} pages and {} answers to who is signed in, {} of them put off, the slowest after {:.2} s; {} reads past the cache",
+                seen.pages.len(),
+                seen.own.len(),
+                seen.put_off,
+                seen.slowest().as_secs_f64(),
+                self.past_the_cache
+            )?;
+        }
         for (queue, messages) in &self.unfinished {
             write!(formatter, "\n        {messages} left in {queue}")?;
         }
