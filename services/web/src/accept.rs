@@ -21,6 +21,7 @@ use crate::App;
 use crate::claims;
 use crate::problem::Problem;
 use crate::routes::jobs::{JobView, find};
+use crate::unwritten;
 
 /// How often one looks for the job that another request with the same key is making right now.
 const LOOK: Duration = Duration::from_millis(50);
@@ -243,16 +244,17 @@ async fn in_time<T, E: Into<anyhow::Error>>(
     timeout(patience, call).await.context("no answer from the database in time")?.map_err(Into::into)
 }
 
-/// Has the job be known, and tells of it. The broker has it already. Where Redis knows it, its row comes behind the answer.
+/// Has the job be known, and tells of it. The broker has it already. Where a Redis knows it, its row comes behind the answer.
 async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>, payload_hash: Option<String>) {
     let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
     let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
-    let (known, hinted) = tokio::join!(app.status.accept(job), app.publisher.hint_event(&event));
+    let noted = async { !app.changes.is_live() && unwritten::note(&app.redis, job).await.unwrap_or(false) };
+    let (known, hinted, noted) = tokio::join!(app.status.accept(job), app.publisher.hint_event(&event), noted);
     if let Err(error) = hinted {
         tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
     }
     let recorded = app.recorder.take(Event { payload_hash, ..event }).await;
-    if known.is_err() && timeout(app.patience(), recorded).await.is_err() {
+    if known.is_err() && !noted && timeout(app.patience(), recorded).await.is_err() {
         tracing::warn!(job.id = %job.id, "an accepted job is not known yet");
     }
 }

@@ -23,6 +23,7 @@ mod settings;
 mod strict_json;
 mod tokens;
 mod tracker;
+mod unwritten;
 mod versioned;
 
 use std::sync::Arc;

@@ -18,6 +18,7 @@ use crate::caller::Caller;
 use crate::job_status::{Copy, Job};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
+use crate::unwritten;
 
 mod cancel;
 mod timeline;
@@ -87,7 +88,7 @@ pub(crate) async fn show(
     Ok(response)
 }
 
-/// The job, if it is the owner's: as its copy has it, else as the database does.
+/// The job, if it is the owner's: as its copy has it, else as the database does, else as it was noted that could not be written down.
 pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
     let (copy, ticket) = match app.status.look(id).await {
         Ok(look) => (look.copy, Some(look.ticket)),
@@ -101,9 +102,12 @@ pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>
             Ok(Ok(Some(job))) => job,
             _ => return Ok(copied(copy)),
         },
-        None => match load(app, id, owner).await? {
-            Some(job) => job,
-            None => return Ok(None),
+        None => match load(app, id, owner).await {
+            Ok(Some(job)) => job,
+            unknown => match unwritten::find(&app.redis, id).await {
+                Ok(Some(job)) if job.owner == owner => return Ok(Some(Job { row: (&job).into(), events: Vec::new() })),
+                _ => return unknown,
+            },
         },
     };
     if let Some(ticket) = ticket

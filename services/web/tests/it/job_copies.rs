@@ -76,6 +76,43 @@ async fn what_is_accepted_without_the_database_is_looked_at_at_once_and_written_
 }
 
 #[tokio::test]
+async fn what_is_accepted_without_the_database_has_its_page_also_when_there_is_no_copy_of_it() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let proxy = Proxy::start(&database.url()).await;
+    let behind = || Behind { tracks: true, database_url: proxy.url.clone(), ..Behind::both(&vhost, &database) };
+    let web = Web::start_connected(behind()).await;
+    // One whose copies are lost, and one that cannot reach the Redis that they are in.
+    let forgotten = RedisSettings { prefix: format!("{}-cold", behind().cache.prefix), ..behind().cache };
+    let cold = Web::start_connected(Behind { cache: forgotten, ..behind() }).await;
+    let without = Web::start_connected(Behind { cache: no_redis(), ..behind() }).await;
+    proxy.cut(true);
+    wait("the loss is noticed", async || [&web, &cold, &without].iter().all(|web| !web.listening())).await;
+    let mut paths = Vec::new();
+    for asked in [&web, &without] {
+        let accepted: Value = asked.post_report(&november()).await.json().await.unwrap();
+        let path = accepted["links"]["self"].as_str().unwrap().to_owned();
+        for web in [&web, &cold, &without] {
+            assert_eq!(show(web, &path).await, accepted);
+        }
+        let theirs = cold.client.get(cold.url(&path)).bearer_auth(BOB).send().await.unwrap();
+        assert_ne!(theirs.status(), StatusCode::OK);
+        paths.push(path);
+    }
+    proxy.cut(false);
+    for path in &paths {
+        let written = async || {
+            let shown: Value = cold.get(path).await.json().await.unwrap();
+            shown["timeline"][0]["events"][0]["type"] == "job.queued"
+        };
+        wait("it is written down", written).await;
+    }
+    for web in [web, cold, without] {
+        web.stop().await;
+    }
+    finish_tracked(vhost, ("report.normal", 2)).await;
+}
+
+#[tokio::test]
 async fn a_change_wakes_those_who_wait_at_every_process() {
     let database = database().await;
     let behind = || Behind::database(&database);
