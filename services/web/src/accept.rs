@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::App;
 use crate::claims;
 use crate::problem::Problem;
-use crate::routes::jobs::{JobView, find};
+use crate::routes::jobs::{JobView, find_now};
 use crate::unwritten;
 
 /// How often one looks for the job that another request with the same key is making right now.
@@ -146,10 +146,11 @@ async fn answer_repeat(app: &App, new: &NewJob, hash: &str, claim: Option<Claim>
 
 /// The job, if anything is known of it.
 async fn known(app: &App, new: &NewJob) -> Option<Accepted> {
-    match in_time(app.patience(), find(app, new.id, &new.owner)).await {
+    match find_now(app, new.id, &new.owner).await {
         Ok(found) => found.map(|job| Accepted::before(job.into())),
         Err(error) => {
-            tracing::warn!(job.id = %new.id, error = format!("{error:#}"), "look for a job that may have been accepted");
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(job.id = %new.id, error, "look for a job that may have been accepted");
             None
         }
     }

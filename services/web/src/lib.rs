@@ -87,6 +87,8 @@ pub struct Limits {
     pub record: Duration,
     /// The same while nothing is heard from the database.
     pub record_unheard: Duration,
+    /// For the row of a job to appear whose copy Redis may have lost.
+    pub unwritten: Duration,
     /// For the whole of a request's body.
     pub body_read: Duration,
     /// From the end of a request's headers to the start of its answer.
@@ -115,6 +117,7 @@ impl Default for Limits {
             publish: Duration::from_secs(1),
             record: Duration::from_secs(2),
             record_unheard: Duration::from_millis(250),
+            unwritten: Duration::from_secs(1),
             body_read: Duration::from_secs(8),
             answer: Duration::from_secs(10),
             longest_wait: Duration::from_secs(60),
@@ -147,7 +150,8 @@ impl App {
         drain: CancellationToken,
     ) -> (Self, Recording) {
         let publisher = broker.publisher().with_deadline(limits.publish);
-        let (recorder, recording) = Recorder::new(pool.clone(), status.clone(), publisher.clone(), limits.record);
+        let (recorder, recording) =
+            Recorder::new(pool.clone(), status.clone(), publisher.clone(), redis.clone(), limits.record);
         let generations = Generations::new(redis.clone());
         let app = Self {
             publisher,

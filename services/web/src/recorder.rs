@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
+use cache::Redis;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pipeline::{Event, Publisher};
 use store::PgPool;
 use store::idempotency::note_claims;
-use store::jobs::apply_events_unannounced;
+use store::jobs::{NewJob, apply_events_unannounced};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinError, JoinSet};
@@ -21,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::JobStatus;
 use crate::tracker::queued_event;
+use crate::unwritten;
 
 /// Jobs in one commit.
 const BATCH: usize = 256;
@@ -30,10 +32,17 @@ const WAITING: usize = 4 * BATCH;
 const WRITERS: usize = 2;
 
 /// Clones share it.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Recorder {
     waiting: mpsc::Sender<Waiting>,
+    later: Later,
+}
+
+/// Where goes what cannot be written down now.
+#[derive(Clone)]
+struct Later {
     publisher: Publisher,
+    redis: Redis,
 }
 
 /// What is to be written down, and who is to be told once that has been seen to.
@@ -46,10 +55,17 @@ struct Waiting {
 
 impl Recorder {
     /// With what has to run for it. One batch may take as long as `patience`.
-    pub(crate) fn new(pool: PgPool, status: JobStatus, publisher: Publisher, patience: Duration) -> (Self, Recording) {
+    pub(crate) fn new(
+        pool: PgPool,
+        status: JobStatus,
+        publisher: Publisher,
+        redis: Redis,
+        patience: Duration,
+    ) -> (Self, Recording) {
         let (waiting, queue) = mpsc::channel(WAITING);
-        let writer = Writer { pool, status, publisher: publisher.clone(), patience };
-        (Self { waiting, publisher }, Recording { writer: Arc::new(writer), queue })
+        let later = Later { publisher, redis };
+        let writer = Writer { pool, status, later: later.clone(), patience };
+        (Self { waiting, later }, Recording { writer: Arc::new(writer), queue })
     }
 
     /// Has a job written down, soon, by its `job.queued`, and the claim of its key where the event has the payload's hash. What this
@@ -59,7 +75,7 @@ impl Recorder {
         if let Err(TrySendError::Full(left) | TrySendError::Closed(left)) =
             self.waiting.try_send(Waiting { queued, _done: done })
         {
-            hand_over(&self.publisher, &left.queued).await;
+            self.later.take(&left.queued).await;
         }
         told
     }
@@ -104,7 +120,7 @@ impl Recording {
 struct Writer {
     pool: PgPool,
     status: JobStatus,
-    publisher: Publisher,
+    later: Later,
     patience: Duration,
 }
 
@@ -115,7 +131,7 @@ impl Writer {
         let written = written.map_err(|_| anyhow!("no answer from the database in time")).flatten();
         if let Err(error) = written {
             tracing::warn!(jobs = queued.len(), error = format!("{error:#}"), "write accepted jobs down");
-            let handing = queued.iter().map(|queued| hand_over(&self.publisher, queued));
+            let handing = queued.iter().map(|queued| self.later.take(queued));
             handing.collect::<FuturesUnordered<_>>().collect::<()>().await;
         }
     }
@@ -129,11 +145,23 @@ impl Writer {
     }
 }
 
-/// Asks the tracker to write the job down. Where that cannot be asked either, the job's other events make its row.
-async fn hand_over(publisher: &Publisher, event: &Event) {
-    if let Err(error) = publisher.publish_unrecorded(event).await {
-        let error = format!("{:#}", anyhow::Error::new(error));
-        tracing::warn!(job.id = %event.job.id, error, "have an accepted job written down");
+impl Later {
+    /// Asks the tracker to write the job down, and has it be shown until then. Where that cannot be asked either, the job's other
+    /// events make its row.
+    async fn take(&self, event: &Event) {
+        let noted = async {
+            let Some(owner) = event.job.owner.clone() else { return };
+            let job = NewJob { id: event.job.id, kind: event.job.kind.clone(), owner, at: event.at };
+            if let Err(error) = unwritten::note(&self.redis, &job).await {
+                let error = format!("{:#}", anyhow::Error::new(error));
+                tracing::warn!(job.id = %job.id, error, "note an accepted job");
+            }
+        };
+        let (asked, ()) = tokio::join!(self.publisher.publish_unrecorded(event), noted);
+        if let Err(error) = asked {
+            let error = format!("{:#}", anyhow::Error::new(error));
+            tracing::warn!(job.id = %event.job.id, error, "have an accepted job written down");
+        }
     }
 }
 

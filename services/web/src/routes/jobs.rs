@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use store::DatabaseError;
 use store::jobs::JobRow;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
 use crate::App;
@@ -29,6 +29,8 @@ pub(crate) use cancel::*;
 pub(crate) use timeline::EventView;
 pub(crate) use view::JobView;
 
+/// How often one looks for a row that may be being written.
+const LOOK: Duration = Duration::from_millis(50);
 const PREFER: HeaderName = HeaderName::from_static("prefer");
 const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 
@@ -88,25 +90,47 @@ pub(crate) async fn show(
     Ok(response)
 }
 
-/// The job, if it is the owner's: as its copy has it, else as the database does, else as it was noted that could not be written down.
+/// The job, if it is the owner's, once it is known whether there is one: Redis, lost just now, may have had the only copy of a job whose
+/// row is being written.
 pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    let end = Instant::now() + app.limits.unwritten;
+    loop {
+        let (found, is_told) = look(app, id, owner).await?;
+        if found.is_some() || is_told || Instant::now() >= end || app.drain.is_cancelled() {
+            return Ok(found);
+        }
+        sleep(LOOK).await;
+    }
+}
+
+/// The same as far as one look tells.
+pub(crate) async fn find_now(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    Ok(look(app, id, owner).await?.0)
+}
+
+/// The job as its copy has it, else as the database does, else as it was noted that could not be written down. And whether Redis has
+/// been there for a while.
+async fn look(app: &App, id: Uuid, owner: &str) -> Result<(Option<Job>, bool), DatabaseError> {
     let (copy, ticket) = match app.status.look(id).await {
         Ok(look) => (look.copy, Some(look.ticket)),
         Err(_) => (None, None),
     };
-    let copied = |copy: Copy| Some(copy.job).filter(|job| job.row.owner.as_deref() == Some(owner));
+    let is_told = ticket.is_some() && app.changes.is_told();
+    let copied = |copy: Copy| (Some(copy.job).filter(|job| job.row.owner.as_deref() == Some(owner)), is_told);
     let loaded = match copy {
         Some(copy) if copy.fresh || !app.changes.is_live() => return Ok(copied(copy)),
         // It is told without the database, if need be, and so without a long wait for it.
-        Some(copy) => match timeout(app.patience(), load(app, id, owner)).await {
-            Ok(Ok(Some(job))) => job,
+        Some(copy) => match load_in_time(app, id, owner).await {
+            Ok(Some(job)) => job,
             _ => return Ok(copied(copy)),
         },
-        None => match load(app, id, owner).await {
+        None => match load_in_time(app, id, owner).await {
             Ok(Some(job)) => job,
             unknown => match unwritten::find(&app.redis, id).await {
-                Ok(Some(job)) if job.owner == owner => return Ok(Some(Job { row: (&job).into(), events: Vec::new() })),
-                _ => return unknown,
+                Ok(Some(job)) if job.owner == owner => {
+                    return Ok((Some(Job { row: (&job).into(), events: Vec::new() }), is_told));
+                }
+                _ => return Ok((unknown?, is_told)),
             },
         },
     };
@@ -115,7 +139,14 @@ pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>
     {
         tracing::debug!(job.id = %id, error = format!("{:#}", anyhow::Error::new(error)), "keep a copy of a job");
     }
-    Ok(Some(loaded))
+    Ok((Some(loaded), is_told))
+}
+
+/// No longer than one waits for the database on the way to a 202: the pool would try for longer to reach one that is away.
+async fn load_in_time(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    let deadline = app.patience();
+    let late = |_| Err(DatabaseError::Deadline { action: "look for the job", deadline });
+    timeout(deadline, load(app, id, owner)).await.unwrap_or_else(late)
 }
 
 /// The job as the database has it.

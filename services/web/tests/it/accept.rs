@@ -136,15 +136,18 @@ async fn without_a_database_work_is_taken_and_shows_once_the_database_is_back() 
     let response = web.post_report(&november()).await;
     assert_eq!(response.status(), StatusCode::ACCEPTED);
     let path = response.headers()["location"].to_str().unwrap().to_owned();
-    problem(web.get(&path).await, 503, "store-unavailable").await;
+    let job: Value = web.get(&path).await.json().await.unwrap();
+    assert_eq!((&job["state"], &job["timeline"]), (&json!("queued"), &json!([])));
+    problem(web.get(&format!("/v1/jobs/{}", Uuid::new_v4())).await, 503, "store-unavailable").await;
     web.stop().await;
 
     let behind = Behind { tracks: true, ..Behind::both(&vhost, &database) };
     let web = Web::start_connected(behind).await;
-    wait("the event of the queued job is kept", async || web.get(&path).await.status() == StatusCode::OK).await;
-    let job: Value = web.get(&path).await.json().await.unwrap();
-    assert_eq!(job["state"], "queued");
-    assert_eq!(job["timeline"][0]["events"][0]["type"], "job.queued");
+    let kept = async || {
+        let job: Value = web.get(&path).await.json().await.unwrap();
+        job["state"] == "queued" && job["timeline"][0]["events"][0]["type"] == "job.queued"
+    };
+    wait("the event of the queued job is kept", kept).await;
     web.stop().await;
     finish_tracked(vhost, ("report.normal", 1)).await;
 }

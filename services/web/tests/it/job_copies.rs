@@ -7,6 +7,8 @@ use cache::{Redis, RedisSettings, Role};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 use store::jobs::JobEventType as Type;
+use tokio::time::timeout;
+use web::Limits;
 
 use crate::harness::{
     ALICE, BOB, Behind, Told, Web, cache, cache_of, database, finish_tracked, no_redis, november, problem, vhost, wait,
@@ -110,6 +112,59 @@ async fn what_is_accepted_without_the_database_has_its_page_also_when_there_is_n
         web.stop().await;
     }
     finish_tracked(vhost, ("report.normal", 2)).await;
+}
+
+#[tokio::test]
+async fn what_a_silent_database_does_not_write_down_has_its_page_also_when_there_is_no_copy_of_it() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let proxy = Proxy::start(&database.url()).await;
+    let behind = || {
+        let behind = Behind { tracks: true, database_url: proxy.url.clone(), ..Behind::both(&vhost, &database) };
+        let limits = Limits { record: Duration::from_millis(300), ..behind.limits };
+        Behind { limits, ..behind }
+    };
+    let web = Web::start_connected(behind()).await;
+    let cold = Web::start_connected(Behind { cache: no_redis(), ..behind() }).await;
+    assert_eq!(web.get("/v1/schedules").await.status(), StatusCode::OK);
+    assert_eq!(cold.get("/v1/schedules").await.status(), StatusCode::OK);
+    proxy.silence(true);
+    let accepted: Value = web.post_report(&november()).await.json().await.unwrap();
+    let path = accepted["links"]["self"].as_str().unwrap();
+    wait("it is noted", async || cold.get(path).await.status() == StatusCode::OK).await;
+    assert!(web.listening(), "the silence is not noticed yet");
+    assert_eq!(show(&cold, path).await, accepted);
+    proxy.silence(false);
+    let written = async || {
+        let shown: Value = cold.get(path).await.json().await.unwrap();
+        shown["timeline"][0]["events"][0]["type"] == "job.queued"
+    };
+    wait("it is written down", written).await;
+    web.stop().await;
+    cold.stop().await;
+    finish_tracked(vhost, ("report.normal", 1)).await;
+}
+
+#[tokio::test]
+async fn a_job_whose_copy_was_lost_before_its_row_is_written_is_waited_for() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let behind = Behind::both(&vhost, &database);
+    let limits = Limits { unwritten: Duration::from_secs(60), ..behind.limits };
+    let other = Web::start_connected(Behind { cache: no_redis(), limits, ..behind }).await;
+    let mut holding = web.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE jobs IN EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
+    let accepted: Value = web.post_report(&november()).await.json().await.unwrap();
+    let path = accepted["links"]["self"].as_str().unwrap();
+    let mut look = tokio::spawn(other.client.get(other.url(path)).bearer_auth(ALICE).send());
+    let early = timeout(Duration::from_millis(500), &mut look).await;
+    assert!(early.is_err(), "answered before it could be known: {early:?}");
+    holding.commit().await.unwrap();
+    let shown = look.await.unwrap().unwrap();
+    assert_eq!(shown.status(), StatusCode::OK);
+    assert_eq!(shown.json::<Value>().await.unwrap()["id"], accepted["id"]);
+    web.stop().await;
+    other.stop().await;
+    vhost.finish(&[("report.normal", 1)]).await;
 }
 
 #[tokio::test]
