@@ -14,7 +14,7 @@ use crate::{Redis, RedisError};
 const DEADLINE: Duration = Duration::from_secs(2);
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// After so long a silence the server is asked for a sign of life: a connection can die without a word.
-const LONGEST_SILENCE: Duration = Duration::from_secs(5);
+const LONGEST_SILENCE: Duration = Duration::from_secs(2);
 
 /// What a listener hears.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,6 +25,8 @@ const BEFORE: Duration = Duration::from_secs(1);
 const PAST_HEARTBEAT: Duration = Duration::from_secs(8);
 /// Past the time after which the nodes of a cluster give up a silent one, 8 to 12 s: see compose/rabbitmq/cluster.conf.
 const PAST_NET_TICK: Duration = Duration::from_secs(15);
+/// Past the time after which a web that listens to a silent Redis gives it up, 4 s at most.
+const PAST_SILENCE: Duration = Duration::from_secs(7);
 /// What is neither. Past the first retry of a mail, so that some are put off twice; those are waited for 12 s.
 const SHORT: Duration = Duration::from_secs(3);
 /// Past the first retry of a report, and before any of a mail.
@@ -124,6 +126,7 @@ impl Fault {
             Self::BrokerPaused | Self::ConnectionsHalfOpen | Self::LeaderKilled => PAST_HEARTBEAT + 2 * BEFORE,
             Self::LeaderCutOff => PAST_NET_TICK + 2 * BEFORE,
             Self::FilesFull | Self::RelayDrops => BRIEF + 3 * BEFORE,
+            Self::RedisCachePaused => PAST_SILENCE + 2 * BEFORE,
             Self::DeliveredTwice | Self::Poison => SHORT,
             _ => SHORT + 3 * BEFORE,
         }
@@ -196,7 +199,7 @@ impl Fault {
             }
             Self::PostgresStopped => stop_and_start("postgres").await,
             Self::RedisCacheStopped => stop_and_start(COPIES).await,
-            Self::RedisCachePaused => pause(COPIES, SHORT).await,
+            Self::RedisCachePaused => pause(COPIES, PAST_SILENCE).await,
             Self::RedisCacheKilled => kill_and_start(COPIES),
             Self::RedisDurableStopped => stop_and_start(SESSIONS).await,
             Self::RedisDurablePaused => pause(SESSIONS, SHORT).await,

@@ -10,7 +10,7 @@ use backing::composed;
 use chrono::{DateTime, TimeDelta, Utc};
 use pipeline::jobs::{Noop, SendEmail};
 use pipeline::{Job, OutgoingJob, Publisher};
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -203,10 +203,15 @@ impl Web {
         bail!("there is no web")
     }
 
+    /// Asks one copy for something of the caller's own.
+    pub(crate) fn get(&self, web: usize, path: &str) -> RequestBuilder {
+        let web = &self.copies[web % self.copies.len()];
+        self.client.get(format!("{web}{path}")).bearer_auth(self.token)
+    }
+
     /// Whether a report's file is there, and whole.
     pub(crate) async fn has_file(&self, report: Uuid) -> anyhow::Result<bool> {
-        let url = format!("{}/v1/reports/{report}/pdf", self.copies[0]);
-        let response = self.client.get(url).bearer_auth(self.token).send().await?;
+        let response = self.get(0, &format!("/v1/reports/{report}/pdf")).send().await?;
         let found = response.status() == StatusCode::OK;
         let file = response.bytes().await?;
         Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))

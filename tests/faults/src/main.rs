@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "a command line")]
 
 mod fault;
+mod followers;
 mod load;
 mod noop_workers;
 mod phases;
@@ -26,6 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{sleep, timeout};
 
 use crate::fault::Fault;
+use crate::followers::Followers;
 use crate::load::Load;
 use crate::phases::Phases;
 use crate::system::System;
@@ -133,18 +135,26 @@ async fn strike(system: &System, fault: Fault, jobs: u32, phases: &mut Phases) -
     let (begun, before) = (Utc::now(), system.acked_as_done());
     phases.end("counters");
     let visits = visitors.map(Visits::start);
+    let followers = visitors.map(|_| Followers::start(&system.ways));
     let mut load = Load::start(&system.ways, jobs, fault.length());
     fault.strike(system, &mut load).await?;
     phases.end("fault");
     let over = Utc::now();
     sleep(AFTER).await;
-    let accepted = load.finish().await?;
+    let mut accepted = load.finish().await?;
     phases.end("load");
+    let mut followed = Vec::new();
+    if let Some(followers) = followers {
+        followed = followers.finish().await?;
+        accepted.extend(followed.iter().map(|followed| followed.accepted));
+        phases.end("followers");
+    }
     system.ready().await?;
     phases.end("ready");
     let mut verdict = Verdict::of(system, fault, &accepted, begun, over, phases).await?;
     if let (Some(visitors), Some(visits)) = (visitors, visits) {
         verdict.judge_visits(fault, visits.finish().await?);
+        verdict.judge_followed(followed).await?;
         verdict.past_the_cache = system.reads_past_the_cache() - past_the_cache;
         // Whoever was signed in before, by the same cookie.
         if let Err(error) = visitors.all_are_served().await {

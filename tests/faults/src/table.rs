@@ -26,13 +26,15 @@ const HEAD: [&str; 11] = [
     "unfinished queues",
 ];
 
-const VISITORS: [&str; 6] = [
+const VISITORS: [&str; 8] = [
     "fault",
     "pages of the shop",
     "of these read from the database",
     "answers to who is signed in",
     "of these `503`",
     "slowest answer, seconds",
+    "ends of jobs heard of",
+    "the latest, seconds after it",
 ];
 
 /// One line for each fault, however often it struck.
@@ -101,6 +103,7 @@ fn markdown<const COLUMNS: usize>(head: &[&str; COLUMNS], rows: impl IntoIterato
 fn visits(name: String, strikes: &[Verdict]) -> Option<[String; VISITORS.len()]> {
     let seen: Vec<&Seen> = strikes.iter().filter_map(|verdict| verdict.seen.as_ref()).collect();
     let slowest = seen.iter().map(|seen| seen.slowest()).max()?;
+    let heard_last = strikes.iter().map(Verdict::heard_last).max().unwrap_or_default();
     let sum = |count: fn(&Seen) -> u64| seen.iter().map(|seen| count(seen)).sum::<u64>().to_string();
     Some([
         name,
@@ -109,6 +112,8 @@ fn visits(name: String, strikes: &[Verdict]) -> Option<[String; VISITORS.len()]>
         sum(|seen| seen.own.len() as u64),
         sum(|seen| seen.put_off),
         format!("{:.2}", slowest.as_secs_f64()),
+        strikes.iter().map(|verdict| verdict.heard_after.len()).sum::<usize>().to_string(),
+        format!("{:.2}", heard_last.as_secs_f64()),
     ])
 }
 

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::fault::{Fault, SESSIONS};
+use crate::followers::{Followed, SOON};
 use crate::load::{Accepted, Kind};
 use crate::phases::Phases;
 use crate::system::{self, System};
@@ -49,6 +50,8 @@ pub(crate) struct Verdict {
     pub(crate) unfinished: BTreeMap<String, u64>,
     /// What people saw who came meanwhile, if any did.
     pub(crate) seen: Option<Seen>,
+    /// How long after the end of a report that was followed each who waited heard of it.
+    pub(crate) heard_after: Vec<Duration>,
     /// What was read from the database meanwhile that the cache might have had.
     pub(crate) past_the_cache: u64,
     /// What else was not as it should be, in words.
@@ -163,6 +166,34 @@ impl Verdict {
         self.seen = Some(seen);
     }
 
+    /// Whoever waits for a report must hear of its end soon.
+    pub(crate) async fn judge_followed(&mut self, followed: Vec<Followed>) -> anyhow::Result<()> {
+        let ids: Vec<Uuid> = followed.iter().map(|followed| followed.accepted.id).collect();
+        let query = "SELECT id, finished_at FROM jobs WHERE id = ANY($1) AND finished_at IS NOT NULL";
+        let ended: Vec<(Uuid, DateTime<Utc>)> =
+            sqlx::query_as(query).bind(ids).fetch_all(&mut system::database().await?).await?;
+        let ended: HashMap<Uuid, DateTime<Utc>> = ended.into_iter().collect();
+        for Followed { accepted, heard, wrong } in followed {
+            self.wrong.extend(wrong);
+            // Without an end it is counted as lost.
+            let Some(end) = ended.get(&accepted.id) else { continue };
+            for heard in heard {
+                let after = (heard - *end).to_std().unwrap_or_default();
+                if after > SOON {
+                    let seconds = after.as_secs_f64();
+                    self.wrong.push(format!("the end of {} was heard of {seconds:.1} s after it", accepted.id));
+                }
+                self.heard_after.push(after);
+            }
+        }
+        Ok(())
+    }
+
+    /// The longest after its end that anybody heard of a report.
+    pub(crate) fn heard_last(&self) -> Duration {
+        self.heard_after.iter().max().copied().unwrap_or_default()
+    }
+
     /// Of a strike that could not be judged.
     pub(crate) fn failed(error: &anyhow::Error) -> Self {
         Self { wrong: vec![format!("{error:#}")], ..Self::default() }
@@ -230,12 +261,14 @@ impl fmt::Display for Verdict {
         if let Some(seen) = &self.seen {
             write!(
                 formatter,
-                "\n        {} pages and {} answers to who is signed in, {} of them put off, the slowest after {:.2} s; {} reads past the cache",
+                "\n        {} pages and {} answers to who is signed in, {} of them put off, the slowest after {:.2} s; {} reads past the cache; {} times the end of a job heard of, the last {:.2} s after it",
                 seen.pages.len(),
                 seen.own.len(),
                 seen.put_off,
                 seen.slowest().as_secs_f64(),
-                self.past_the_cache
+                self.past_the_cache,
+                self.heard_after.len(),
+                self.heard_last().as_secs_f64()
             )?;
         }
         for (queue, messages) in &self.unfinished {
