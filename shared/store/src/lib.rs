@@ -8,6 +8,7 @@ pub mod files;
 pub mod idempotency;
 pub mod jobs;
 pub mod links;
+pub mod money;
 pub mod notices;
 pub mod outbox;
 pub mod products;

@@ -1,59 +1,10 @@
-//! Numbers, money and dates as a reader of English expects them.
+//! Numbers, money and dates as a reader of English expects them, beyond what the store says of money.
 
 use std::fmt;
 
 use chrono::{DateTime, Datelike, NaiveDate, Utc};
-
-/// A minus as wide as a plus, U+2212.
-const MINUS: char = '−';
-
-/// With separated thousands: `1,234`.
-pub(super) fn count(number: i64) -> String {
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3 + 1);
-    if number < 0 {
-        text.push(MINUS);
-    }
-    for (index, digit) in digits.char_indices() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// Digits after the decimal point, from ISO 4217.
-fn minor_digits(currency: &str) -> u32 {
-    match currency {
-        "BIF" | "CLP" | "DJF" | "GNF" | "ISK" | "JPY" | "KMF" | "KRW" | "PYG" | "RWF" | "UGX" | "VND" | "VUV"
-        | "XAF" | "XOF" | "XPF" => 0,
-        "BHD" | "IQD" | "JOD" | "KWD" | "LYD" | "OMR" | "TND" => 3,
-        _ => 2,
-    }
-}
-
-/// How many of the smallest unit make one of the currency's own.
-pub(super) fn minor_per_major(currency: &str) -> i64 {
-    10_i64.pow(minor_digits(currency))
-}
-
-/// Without the currency: `1,234.50`.
-pub(super) fn amount(minor: i64, currency: &str) -> String {
-    let unit = minor_per_major(currency);
-    let digits = minor_digits(currency) as usize;
-    let sign = if minor < 0 && minor > -unit { MINUS.to_string() } else { String::new() };
-    let whole = count(minor / unit);
-    if digits == 0 {
-        return whole;
-    }
-    format!("{sign}{whole}.{:0digits$}", (minor % unit).abs())
-}
-
-/// With the currency: `€1,234.50`, `CHF 1,234.50`.
-pub(super) fn money(minor: i64, currency: &str) -> String {
-    with_currency(&amount(minor, currency), currency)
-}
+use store::money::{MINUS, minor_per_major, with_currency};
+pub(super) use store::money::{amount, count, money};
 
 /// Three digits are enough for an axis: `€950`, `€12.5k`, `€1.25M`.
 pub(super) fn compact_money(minor: i64, currency: &str) -> String {
@@ -78,20 +29,6 @@ fn three_digits(number: f64) -> String {
     };
     let text = format!("{number:.decimals$}").replace('-', &MINUS.to_string());
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
-}
-
-fn with_currency(text: &str, currency: &str) -> String {
-    let symbol = match currency {
-        "EUR" => "€",
-        "GBP" => "£",
-        "JPY" => "¥",
-        "USD" => "$",
-        code => &format!("{code}\u{A0}"),
-    };
-    match text.strip_prefix(MINUS) {
-        Some(number) => format!("{MINUS}{symbol}{number}"),
-        None => format!("{symbol}{text}"),
-    }
 }
 
 /// `part` of `whole` with one decimal: `12.5%`. Of nothing it is a dash.
@@ -225,30 +162,7 @@ pub(super) fn short_moment(at: DateTime<Utc>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{Change, amount, compact_money, count, money, percent, period, shortened};
-
-    #[test]
-    fn thousands_are_separated() {
-        let numbers = [0, 7, 999, 1_000, 12_345, 1_234_567, -1_000].map(count);
-        assert_eq!(numbers, ["0", "7", "999", "1,000", "12,345", "1,234,567", "−1,000"]);
-    }
-
-    #[test]
-    fn money_has_the_decimals_of_its_currency() {
-        assert_eq!(amount(123_450, "EUR"), "1,234.50");
-        assert_eq!(amount(5, "EUR"), "0.05");
-        assert_eq!(amount(-5, "EUR"), "−0.05");
-        assert_eq!(amount(-123_405, "EUR"), "−1,234.05");
-        assert_eq!(amount(1_234, "JPY"), "1,234");
-        assert_eq!(amount(1_234_567, "KWD"), "1,234.567");
-    }
-
-    #[test]
-    fn a_currency_without_a_symbol_shows_its_code() {
-        assert_eq!(money(123_450, "EUR"), "€1,234.50");
-        assert_eq!(money(-50, "USD"), "−$0.50");
-        assert_eq!(money(123_450, "CHF"), "CHF\u{A0}1,234.50");
-    }
+    use super::{Change, compact_money, percent, period, shortened};
 
     #[test]
     fn an_axis_shows_three_digits() {
