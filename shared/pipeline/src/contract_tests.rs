@@ -10,9 +10,13 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::events::{Event, EventBody, FailureReport, JobReference, Progress, ReadyReport, Refusal, RunReference};
+use crate::events::{
+    Event, EventBody, FailureReport, JobReference, PlacedLine, PlacedOrder, Progress, ReadyReport, Refusal,
+    RunReference,
+};
 use crate::jobs::{
-    FileReference, Grouping, Job, Message, Noop, Period, Recipient, RenderReport, ReportKind, ReportReady, SendEmail,
+    FileReference, Grouping, Job, Message, Noop, OrderLine, OrderPlaced, OrderRefused, OrderedItem, Period, PlaceOrder,
+    Recipient, RenderReport, ReportKind, ReportReady, SendEmail,
 };
 use crate::topology;
 
@@ -62,6 +66,13 @@ fn alice() -> Recipient {
 }
 
 const REPORT: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0001);
+const ORDER: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0003);
+const CUSTOMER: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0004);
+const LAMP: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0005);
+
+fn at(time: &str) -> DateTime<Utc> {
+    time.parse().unwrap()
+}
 
 #[test]
 fn every_kind_of_job_has_its_schema_and_its_example() {
@@ -89,10 +100,33 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
     golden("email.send.welcome.example.json", &SendEmail { to: alice(), message: Message::Welcome });
     golden("email.send.address-taken.example.json", &SendEmail { to: alice(), message: Message::AddressTaken });
 
+    let placed = OrderPlaced {
+        order_id: ORDER,
+        number: 150_001,
+        placed_at: at("2025-12-01T08:00:01.500Z"),
+        currency: "EUR".to_owned(),
+        total_minor: 12_980,
+        lines: vec![OrderedItem { name: "Desk lamp, dimmable".to_owned(), quantity: 2, unit_price_minor: 6490 }],
+    };
+    golden("email.send.order-placed.example.json", &SendEmail { to: alice(), message: Message::OrderPlaced(placed) });
+    let refused = OrderRefused { order_id: ORDER, reason: "\"Desk lamp, dimmable\" is out of stock.".to_owned() };
+    golden(
+        "email.send.order-refused.example.json",
+        &SendEmail { to: alice(), message: Message::OrderRefused(refused) },
+    );
+
+    let line = OrderLine { product_id: LAMP, quantity: 2.try_into().unwrap() };
+    let items = vec![line].try_into().unwrap();
+    schema::<PlaceOrder>("order.place.schema.json");
+    golden(
+        "order.place.example.json",
+        &PlaceOrder { customer: CUSTOMER, items, accepted_at: at("2025-12-01T08:00:00.250Z") },
+    );
+
     schema::<Noop>("noop.run.schema.json");
     golden("noop.run.example.json", &Noop { note: "hello".to_owned() });
 
-    let described = [RenderReport::KIND, SendEmail::KIND, Noop::KIND];
+    let described = [RenderReport::KIND, SendEmail::KIND, PlaceOrder::KIND, Noop::KIND];
     for kind in topology::WORKERS.iter().flat_map(|row| row.kinds) {
         assert!(described.contains(kind), "{kind} is not part of the published contract");
     }
@@ -100,7 +134,7 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
 
 #[test]
 fn every_event_has_its_example() {
-    let at: DateTime<Utc> = "2025-12-01T08:00:00.250Z".parse().unwrap();
+    let happened = at("2025-12-01T08:00:00.250Z");
     let job = JobReference { id: REPORT, kind: "report.render".to_owned(), owner: Some("alice".to_owned()) };
     let run = RunReference {
         id: Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0002),
@@ -122,6 +156,17 @@ fn every_event_has_its_example() {
     };
     let progress = Progress { phase: "reading orders".to_owned(), done: 1200, total: 4200 };
     let refusal = Refusal { code: "out-of-stock".to_owned(), reason: "The lamp is sold out.".to_owned() };
+    let order_job = JobReference { id: ORDER, kind: "order.place".to_owned(), owner: Some(CUSTOMER.to_string()) };
+    let order = PlacedOrder {
+        id: ORDER,
+        number: 150_001,
+        customer: CUSTOMER,
+        accepted_at: at("2025-12-01T08:00:00.250Z"),
+        placed_at: at("2025-12-01T08:00:01.500Z"),
+        currency: "EUR".to_owned(),
+        total_minor: 12_980,
+        lines: vec![PlacedLine { product_id: LAMP, quantity: 2, unit_price_minor: 6490 }],
+    };
     let bodies = [
         (false, EventBody::Queued {}),
         (true, EventBody::Started {}),
@@ -132,6 +177,7 @@ fn every_event_has_its_example() {
         (true, EventBody::Cancelled {}),
         (true, EventBody::Dead { failure: failure() }),
         (false, EventBody::ReportReady { report: ready }),
+        (false, EventBody::OrderPlaced { order }),
     ];
     schema::<Event>("events.schema.json");
     for (from_a_run, body) in bodies {
@@ -142,9 +188,9 @@ fn every_event_has_its_example() {
                 id: Uuid::nil(),
                 trace: None,
                 payload_hash: None,
-                job: job.clone(),
+                job: if matches!(body, EventBody::OrderPlaced { .. }) { order_job.clone() } else { job.clone() },
                 run: from_a_run.then(|| run.clone()),
-                at,
+                at: happened,
                 body,
             },
         );

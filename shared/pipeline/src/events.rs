@@ -118,6 +118,12 @@ pub enum EventBody {
         /// The report.
         report: ReadyReport,
     },
+    /// An order stands.
+    #[serde(rename = "order.placed")]
+    OrderPlaced {
+        /// The order.
+        order: PlacedOrder,
+    },
 }
 
 /// How far a job is.
@@ -167,6 +173,38 @@ pub struct ReadyReport {
     pub bytes: u64,
 }
 
+/// An order that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacedOrder {
+    /// Its id, which is its job's.
+    pub id: Uuid,
+    /// Its number, for people.
+    pub number: i64,
+    /// The user who buys.
+    pub customer: Uuid,
+    /// When the shop took it.
+    pub accepted_at: DateTime<Utc>,
+    /// When it was placed: its prices are those of that moment.
+    pub placed_at: DateTime<Utc>,
+    /// ISO 4217, of every amount here.
+    pub currency: String,
+    /// What it costs in all, in the currency's smallest unit.
+    pub total_minor: i64,
+    /// What was ordered.
+    pub lines: Vec<PlacedLine>,
+}
+
+/// A line of an order that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PlacedLine {
+    /// The product.
+    pub product_id: Uuid,
+    /// How many pieces.
+    pub quantity: u32,
+    /// What one of them costs, in the currency's smallest unit.
+    pub unit_price_minor: i64,
+}
+
 impl EventBody {
     /// The event's type, which is its routing key.
     #[must_use]
@@ -181,6 +219,7 @@ impl EventBody {
             Self::Cancelled {} => "job.cancelled",
             Self::Dead { .. } => "job.dead",
             Self::ReportReady { .. } => "report.ready",
+            Self::OrderPlaced { .. } => "order.placed",
         }
     }
 }
@@ -198,6 +237,29 @@ impl Event {
         let id = context.child_id(body.kind());
         Self { id, trace: Some(context.trace().clone()), ..Self::new(context.job(), None, body) }
     }
+
+    /// The event as an outbox keeps it.
+    #[must_use]
+    pub fn sealed(self) -> SealedEvent {
+        SealedEvent { id: self.id, trace: self.trace.clone(), event: self }
+    }
+}
+
+/// An event with what its body does not say, as an outbox keeps it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SealedEvent {
+    id: Uuid,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    trace: Option<TraceContext>,
+    event: Event,
+}
+
+impl SealedEvent {
+    /// The event as it was.
+    #[must_use]
+    pub fn opened(self) -> Event {
+        Event { id: self.id, trace: self.trace, ..self.event }
+    }
 }
 
 /// A job that the broker itself gave up: by its delivery limit, or because a consumer of another make rejected it.
@@ -213,4 +275,21 @@ pub struct DeadLetter {
     pub attempt: u32,
     /// Why.
     pub failure: FailureReport,
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::{Event, EventBody, JobReference, SealedEvent};
+    use crate::trace::TraceContext;
+
+    #[test]
+    fn an_event_that_an_outbox_kept_is_the_same() {
+        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None };
+        let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("a=1"));
+        let event = Event { trace, ..Event::new(job, None, EventBody::Queued {}) };
+        let kept = serde_json::to_string(&event.clone().sealed()).unwrap();
+        assert_eq!(serde_json::from_str::<SealedEvent>(&kept).unwrap().opened(), event);
+    }
 }

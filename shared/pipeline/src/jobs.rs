@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 mod mailbox;
 mod noop;
 mod period;
+mod place_order;
 mod render_report;
 mod report_template;
 mod send_email;
@@ -14,9 +15,10 @@ mod send_email;
 pub use mailbox::{EmailAddress, InvalidMailbox, PersonName, Recipient};
 pub use noop::Noop;
 pub use period::{InvalidPeriod, Period};
+pub use place_order::{InvalidOrder, OrderLine, OrderLines, PlaceOrder, Quantity};
 pub use render_report::{Grouping, RenderReport, ReportKind};
 pub use report_template::{RelativePeriod, ReportTemplate};
-pub use send_email::{FileReference, Message, ReportReady, SendEmail};
+pub use send_email::{FileReference, Message, OrderPlaced, OrderRefused, OrderedItem, ReportReady, SendEmail};
 
 /// The payload of one kind of job: the whole body of its message, as JSON.
 pub trait Job: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {

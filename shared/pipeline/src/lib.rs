@@ -21,7 +21,7 @@ pub mod worker;
 
 pub use broker::{Broker, BrokerSettings, BrokerState};
 pub use control::Control;
-pub use events::{DeadLetter, Event, EventBody};
+pub use events::{DeadLetter, Event, EventBody, SealedEvent};
 pub use fullness::Fullness;
 pub use jobs::Job;
 pub use message::{OutgoingJob, SealedJob};

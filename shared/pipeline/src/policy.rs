@@ -32,7 +32,7 @@ pub struct RetryPolicy {
     pub steps: &'static [(Tier, u32)],
 }
 
-/// Renders either work within minutes or need a person.
+/// Reports and orders either work within minutes or need a person.
 pub const RENDERING: RetryPolicy = RetryPolicy { steps: &[(S5, 1), (S30, 1), (M2, 1), (M10, 1)] };
 /// A mail server may be away for a day: 30 s + 2 min + 10 min + 24 h in all.
 pub const MAILING: RetryPolicy = RetryPolicy { steps: &[(S30, 1), (M2, 1), (M10, 1), (H1, 24)] };

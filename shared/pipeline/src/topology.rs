@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Job, Noop, RenderReport, SendEmail};
+use crate::jobs::{Job, Noop, PlaceOrder, RenderReport, SendEmail};
 use crate::policy::{self, RetryPolicy, Tier};
 
 pub(crate) use declare::{DeclareError, declare};
@@ -145,6 +145,13 @@ pub const WORKERS: &[WorkerRow] = &[
         prefetch: Prefetch::Many,
     },
     WorkerRow {
+        name: "order",
+        kinds: &[PlaceOrder::KIND],
+        retry: policy::RENDERING,
+        timeout: Duration::from_secs(60),
+        prefetch: Prefetch::Twice,
+    },
+    WorkerRow {
         name: "report",
         kinds: &[RenderReport::KIND],
         retry: policy::RENDERING,
@@ -158,12 +165,13 @@ pub const SERVICES: &[ServiceRow] = &[
     ServiceRow {
         name: "dispatcher",
         works: &[],
-        publishes: &[RenderReport::KIND, SendEmail::KIND],
+        publishes: &[PlaceOrder::KIND, RenderReport::KIND, SendEmail::KIND],
         tracks: false,
         controls: false,
     },
     ServiceRow { name: "email-worker", works: &["email"], publishes: &[], tracks: false, controls: false },
     ServiceRow { name: "noop-worker", works: &["noop"], publishes: &[Noop::KIND], tracks: false, controls: false },
+    ServiceRow { name: "order-worker", works: &["order"], publishes: &[], tracks: false, controls: false },
     ServiceRow {
         name: "pdf-report",
         works: &["report"],
@@ -171,7 +179,13 @@ pub const SERVICES: &[ServiceRow] = &[
         tracks: false,
         controls: false,
     },
-    ServiceRow { name: "web", works: &[], publishes: &[RenderReport::KIND], tracks: true, controls: true },
+    ServiceRow {
+        name: "web",
+        works: &[],
+        publishes: &[PlaceOrder::KIND, RenderReport::KIND],
+        tracks: true,
+        controls: true,
+    },
 ];
 
 impl ServiceRow {

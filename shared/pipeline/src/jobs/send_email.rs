@@ -1,5 +1,6 @@
 //! `email.send`: send one mail from a template.
 
+use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -30,6 +31,10 @@ pub enum Message {
     Welcome,
     /// Somebody tried to make an account with the address, which has one.
     AddressTaken,
+    /// An order stands.
+    OrderPlaced(OrderPlaced),
+    /// An order cannot be.
+    OrderRefused(OrderRefused),
 }
 
 /// What the `report-ready` mail says.
@@ -60,4 +65,44 @@ pub struct FileReference {
     pub content_type: String,
     /// Its size.
     pub bytes: u64,
+}
+
+/// What the `order-placed` mail says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderPlaced {
+    /// The order's id, which is its job's.
+    pub order_id: Uuid,
+    /// Its number, for people.
+    pub number: i64,
+    /// When it was placed: its prices are those of that moment.
+    pub placed_at: DateTime<Utc>,
+    /// ISO 4217, of every amount here.
+    pub currency: String,
+    /// What it costs in all, in the currency's smallest unit.
+    pub total_minor: i64,
+    /// What was ordered.
+    pub lines: Vec<OrderedItem>,
+}
+
+/// A line of an order that stands.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderedItem {
+    /// The product's name.
+    pub name: String,
+    /// How many pieces.
+    pub quantity: u32,
+    /// What one of them costs, in the currency's smallest unit.
+    pub unit_price_minor: i64,
+}
+
+/// What the `order-refused` mail says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OrderRefused {
+    /// The order's id, which is its job's.
+    pub order_id: Uuid,
+    /// Why, in a sentence.
+    pub reason: String,
 }

@@ -103,7 +103,7 @@ pub(crate) fn decide(attempt: u32, outcome: Outcome, policy: &RetryPolicy, time_
         Outcome::Answered(Err(Failure::Reject { reason })) => {
             return Decision::Bury { failure: report(FailureKind::Rejected, reason) };
         }
-        Outcome::Cancelled => return Decision::Cancel,
+        Outcome::Cancelled | Outcome::Answered(Err(Failure::Cancelled)) => return Decision::Cancel,
         Outcome::Repeated => return Decision::Skip,
         Outcome::Suspicious => return Decision::SetApart,
         Outcome::Away { dependency, reason } => {
@@ -191,6 +191,7 @@ mod tests {
             (5, away(), put_back("smtp: refused")),
             (500, away(), put_back("smtp: refused")),
             (1, Outcome::Cancelled, Decision::Cancel),
+            (5, Outcome::Answered(Err(Failure::Cancelled)), Decision::Cancel),
             (1, Outcome::Repeated, Decision::Skip),
             (1, Outcome::Suspicious, Decision::SetApart),
         ];

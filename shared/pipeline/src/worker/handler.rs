@@ -83,6 +83,8 @@ pub enum Failure {
         /// For an operator.
         reason: String,
     },
+    /// Its owner wants it no more, as the handler has found where it could not miss it. Nothing was done.
+    Cancelled,
     /// It will never work: a defect that needs an operator. Goes to the dead letters at once.
     Reject {
         /// For an operator.
@@ -174,6 +176,12 @@ impl JobContext {
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.envelope.attempt
+    }
+
+    /// How often an operator had sent it again from the dead letters.
+    #[must_use]
+    pub fn replays(&self) -> u32 {
+        self.envelope.replays
     }
 
     /// The caller that the job belongs to.
