@@ -11,6 +11,26 @@ use crate::outbox::from_now;
 /// The PostgreSQL channel (`LISTEN`) on which is told that there is a row.
 pub const CHANNEL: &str = "cache_invalidations";
 
+/// An entry that readers cache and writers end: named once, by what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cached {
+    /// The family of the entry.
+    pub family: &'static str,
+    /// Goes up by one when what is cached changes so much that a release cannot read that of the release before.
+    pub version: u32,
+    /// Which of the family.
+    pub key: &'static str,
+}
+
+impl Cached {
+    /// The name of the entry.
+    #[must_use]
+    pub fn entry(&self) -> String {
+        let Self { family, version, key } = self;
+        format!("{family}:{version}:{key}")
+    }
+}
+
 /// Names an entry in the caller's transaction: once that commits, somebody ends the entry. Wakes the dispatchers.
 ///
 /// # Errors

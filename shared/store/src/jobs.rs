@@ -17,6 +17,7 @@ mod transition;
 pub(crate) use apply::apply_in;
 pub use apply::{apply_event, apply_events, apply_events_unannounced};
 pub use cancel::{CancelRequest, JobMark, mark_of, request_cancel};
+pub(crate) use cancel::{decide_in, mark_in};
 pub use state::{Effect, JobEventType, JobState, UnknownName};
 
 /// The PostgreSQL channel (`LISTEN`) on which the id of every job whose timeline grew is announced, as text.
@@ -201,7 +202,8 @@ pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseEr
     call(pool, "record the accepted job", async |connection| record_queued_in(connection, job).await).await
 }
 
-/// Makes the row of a job that is in the outbox, in state `queued`. Events may have come before; they stay the newer.
+/// Makes the row of a job in the caller's transaction, in state `queued`. Events may have come before; they stay the newer. Either way
+/// nobody else changes the row until the transaction ends.
 pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)

@@ -10,6 +10,7 @@ pub mod jobs;
 pub mod links;
 pub mod money;
 pub mod notices;
+pub mod orders;
 pub mod outbox;
 pub mod products;
 pub mod profiles;

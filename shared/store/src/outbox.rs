@@ -1,4 +1,4 @@
-//! Work on its way to the broker: written with the change that decides on it, taken by a dispatcher when due.
+//! Work and events on their way to the broker: written with the change that decides on them, taken by a dispatcher when due.
 //! What a message means, and how it is published, is not known here.
 
 use std::collections::HashMap;
@@ -22,6 +22,17 @@ pub struct NewOutboxRow {
     pub message: Value,
     /// When it is to go out; `None` is at once, by the database's clock.
     pub due_at: Option<DateTime<Utc>>,
+}
+
+/// An event that is to go out at once.
+#[derive(Clone, Debug)]
+pub struct NewEventRow {
+    /// The event's id: put again, it is the same.
+    pub id: Uuid,
+    /// Its type, `order.placed`.
+    pub event_type: String,
+    /// The event, readable by the dispatcher.
+    pub message: Value,
 }
 
 /// What became of a row that was put.
@@ -76,6 +87,30 @@ pub async fn put_in(connection: &mut PgConnection, job: &NewJob, row: &NewOutbox
     Ok(Put::Stored)
 }
 
+/// Puts an event into the outbox in the caller's transaction: it goes out if that commits. One that the outbox has, or had, is not put
+/// again. Wakes the dispatchers.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn put_event_in(connection: &mut PgConnection, event: &NewEventRow) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "WITH put AS (
+             INSERT INTO outbox (job_id, kind, message, due_at, next_try_at, carries)
+             VALUES ($1, $2, $3::json, now(), now(), 'event')
+             ON CONFLICT (job_id) DO NOTHING
+             RETURNING 1
+         )
+         SELECT pg_notify($4, '') FROM put",
+    )
+    .bind(event.id)
+    .bind(&event.event_type)
+    .bind(event.message.to_string())
+    .bind(DUE_CHANNEL)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// Takes the unsent row of a job out again and writes `job.cancelled` into its timeline: both or neither. False when there is
 /// no such row: it was sent, a dispatcher is sending it right now, the job has begun all the same, or it is not `owner`'s.
 ///
@@ -86,16 +121,25 @@ pub async fn put_in(connection: &mut PgConnection, job: &NewJob, row: &NewOutbox
 pub async fn cancel(pool: &PgPool, job_id: Uuid, owner: &str) -> Result<bool, DatabaseError> {
     call(pool, "cancel the job in the outbox", async |connection| {
         let mut transaction = connection.begin().await?;
+        // Locked, because a worker that has the message all the same may be about to decide. The row of the outbox is not waited
+        // for: whoever holds that may want the row of the job.
+        let waiting: Option<bool> = sqlx::query_scalar(
+            "SELECT true FROM jobs WHERE id = $1 AND owner = $2 AND state = 'queued' AND decided IS NULL FOR NO KEY UPDATE",
+        )
+        .bind(job_id)
+        .bind(owner)
+        .fetch_optional(&mut *transaction)
+        .await?;
+        if waiting.is_none() {
+            return Ok(false);
+        }
         let kind: Option<String> = sqlx::query_scalar(
             "DELETE FROM outbox WHERE job_id = (
-                 SELECT job_id FROM outbox
-                 WHERE job_id = $1 AND sent_at IS NULL AND set_aside_at IS NULL
-                   AND EXISTS (SELECT FROM jobs WHERE id = $1 AND owner = $2 AND state = 'queued')
+                 SELECT job_id FROM outbox WHERE job_id = $1 AND sent_at IS NULL AND set_aside_at IS NULL
                  FOR UPDATE SKIP LOCKED)
              RETURNING kind",
         )
         .bind(job_id)
-        .bind(owner)
         .fetch_optional(&mut *transaction)
         .await?;
         let Some(kind) = kind else {
@@ -108,13 +152,37 @@ pub async fn cancel(pool: &PgPool, job_id: Uuid, owner: &str) -> Result<bool, Da
     .await
 }
 
+/// What a row carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carries {
+    /// A job.
+    Job,
+    /// An event.
+    Event,
+}
+
+impl TryFrom<String> for Carries {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "job" => Ok(Self::Job),
+            "event" => Ok(Self::Event),
+            _ => Err(format!("nothing that a row carries: {name}")),
+        }
+    }
+}
+
 /// A row whose time has come.
 #[derive(Clone, Debug, FromRow)]
 pub struct DueRow {
-    /// The job's id, which is the message's.
+    /// The id of the job or the event, which is the message's.
     pub job_id: Uuid,
-    /// Its kind.
+    /// The kind of the job, or the type of the event.
     pub kind: String,
+    /// Which of the two.
+    #[sqlx(try_from = "String")]
+    pub carries: Carries,
     /// The message, as JSON.
     pub message: String,
     /// When it was to go out.
@@ -161,7 +229,7 @@ pub async fn take_due(pool: &PgPool, limit: u32) -> Result<Option<Batch>, Databa
         .call(ACTION, async |connection| {
             sqlx::query("BEGIN").execute(&mut *connection).await?;
             let rows = sqlx::query_as(
-                "SELECT job_id, kind, message::text AS message, due_at, attempts FROM outbox
+                "SELECT job_id, kind, carries, message::text AS message, due_at, attempts FROM outbox
                  WHERE next_try_at <= now() AND sent_at IS NULL AND set_aside_at IS NULL
                  ORDER BY next_try_at LIMIT $1 FOR UPDATE SKIP LOCKED",
             )
@@ -211,7 +279,8 @@ impl Batch {
 
 /// What the timelines are to say of the outcomes.
 fn told(rows: &[DueRow], outcomes: &[(Uuid, Outcome)]) -> Vec<JobEvent> {
-    let kinds: HashMap<Uuid, &str> = rows.iter().map(|row| (row.job_id, row.kind.as_str())).collect();
+    let jobs = rows.iter().filter(|row| row.carries == Carries::Job);
+    let kinds: HashMap<Uuid, &str> = jobs.map(|row| (row.job_id, row.kind.as_str())).collect();
     let told = outcomes.iter().filter_map(|(job_id, outcome)| {
         let (event_type, data) = match outcome {
             Outcome::Sent => (JobEventType::Queued, json!({})),

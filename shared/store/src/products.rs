@@ -5,12 +5,15 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Connection, FromRow, PgPool};
 use uuid::Uuid;
 
-use crate::cache_invalidations;
+use crate::cache_invalidations::{self, Cached};
 use crate::database::{DatabaseError, call};
 use crate::versions::Replaced;
 
 /// What sells best is counted over so long, up to the newest order: a shop that rests keeps its list.
 pub const BEST_SELLER_WINDOW: TimeDelta = TimeDelta::days(30);
+
+/// The list of [`best_sellers`], as it is cached.
+pub const BEST_SELLERS: Cached = Cached { family: "best-sellers", version: 2, key: "all" };
 
 /// A product.
 #[derive(Clone, Debug, PartialEq, Eq, FromRow, Serialize, Deserialize)]
@@ -104,6 +107,47 @@ pub async fn replace(
                 cache_invalidations::put_in(&mut transaction, entry).await?;
             }
         }
+        let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM products WHERE id = $1)")
+            .bind(id)
+            .fetch_one(&mut *transaction)
+            .await?;
+        transaction.commit().await?;
+        Ok(Replaced::of(changed, exists))
+    })
+    .await
+}
+
+/// How many pieces of a product there are, if there is such a product.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn stock(pool: &PgPool, id: Uuid) -> Result<Option<i64>, DatabaseError> {
+    call(pool, "read the stock", async |connection| {
+        sqlx::query_scalar("SELECT stock FROM products WHERE id = $1").bind(id).fetch_optional(connection).await
+    })
+    .await
+}
+
+/// Says how many pieces of a product there are, if there are as many as one of `known`, or however many there are without any.
+///
+/// # Errors
+/// The database cannot be reached, or fails. The change may have taken effect all the same, or may yet.
+pub async fn set_stock(
+    pool: &PgPool,
+    id: Uuid,
+    stock: i64,
+    known: Option<&[i64]>,
+) -> Result<Replaced<i64>, DatabaseError> {
+    call(pool, "change the stock", async |connection| {
+        let mut transaction = connection.begin().await?;
+        let changed = sqlx::query_scalar(
+            "UPDATE products SET stock = $2 WHERE id = $1 AND ($3::bigint[] IS NULL OR stock = ANY($3)) RETURNING stock",
+        )
+        .bind(id)
+        .bind(stock)
+        .bind(known)
+        .fetch_optional(&mut *transaction)
+        .await?;
         let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM products WHERE id = $1)")
             .bind(id)
             .fetch_one(&mut *transaction)

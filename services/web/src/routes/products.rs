@@ -10,7 +10,7 @@ use axum::response::Response;
 use cache::{Family, FetchError, Times};
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
-use store::products::{BEST_SELLER_WINDOW, BestSeller, Product};
+use store::products::{self, BEST_SELLER_WINDOW, BestSeller, Product};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
@@ -39,8 +39,8 @@ const PRODUCT: Family = Family::new(
 /// Counted over all orders of a month. A minute late while people ask; who asks first after a pause gets what there was. A change of
 /// a product ends it by the dispatcher alone, which does so once a second however much is changed: to count anew is dear.
 const BEST_SELLERS: Family = Family::new(
-    "best-sellers",
-    2,
+    products::BEST_SELLERS.family,
+    products::BEST_SELLERS.version,
     Times {
         fresh: Duration::from_secs(60),
         grace: Duration::from_secs(600),
@@ -49,8 +49,6 @@ const BEST_SELLERS: Family = Family::new(
         load: Duration::from_secs(8),
     },
 );
-/// The key of the best sellers.
-const ALL: &str = "all";
 /// Products on a page: when nothing is asked for, and at most.
 const PAGE: u32 = 50;
 const LONGEST_PAGE: u32 = 100;
@@ -238,7 +236,7 @@ async fn product(app: &App, id: Uuid) -> Result<Option<Product>, FetchError> {
 async fn best_sellers(app: &App) -> Result<Vec<BestSeller>, FetchError> {
     let pool = app.pool.clone();
     let load = async move || store::products::best_sellers(&pool, LONGEST_TOP).await.map(Some);
-    Ok(app.cache.fetch(&BEST_SELLERS, ALL, load).await?.value.unwrap_or_default())
+    Ok(app.cache.fetch(&BEST_SELLERS, products::BEST_SELLERS.key, load).await?.value.unwrap_or_default())
 }
 
 fn bounded(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
@@ -258,5 +256,15 @@ impl ProductView {
         let links = ProductLinks { own: format!("/v1/products/{}", product.id) };
         let Product { id, sku, name, category, price_minor, currency, created_at, version: _ } = product;
         Self { id, sku, name, category, price_minor, currency, created_at, links }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BEST_SELLERS, products};
+
+    #[test]
+    fn who_changes_an_order_ends_the_list_that_is_cached_here() {
+        assert_eq!(BEST_SELLERS.entry(products::BEST_SELLERS.key), products::BEST_SELLERS.entry());
     }
 }

@@ -12,6 +12,7 @@ mod job_convergence;
 mod job_races;
 mod jobs;
 mod notices;
+mod orders;
 mod outbox;
 mod products;
 mod profiles;

@@ -28,6 +28,9 @@ const SCHEDULE: &str = "INSERT INTO schedules (id, owner, kind, name, cron, time
 const FIRING: &str = "INSERT INTO schedule_firings (schedule_id, due_at, outcome, job_id) VALUES
     ('00000000-0000-0000-0000-0000000000aa', '2026-01-01Z', 'fired', '00000000-0000-0000-0000-00000000000d')";
 
+const REFUSAL: &str = "INSERT INTO order_refusals (id, user_id, code, reason, lines, accepted_at, refused_at) VALUES
+    ('00000000-0000-0000-0000-0000000000ac', '00000000-0000-0000-0000-00000000000a', 'out-of-stock', 'None left.', '[]', now(), now())";
+
 const TOKEN: &str = "INSERT INTO api_tokens (id, user_id, name, digest, scopes, expires_at) VALUES
     ('00000000-0000-0000-0000-0000000000ab', '00000000-0000-0000-0000-00000000000a', 'a machine', decode(repeat('00', 32), 'hex'),
      '{jobs:read}', now() + interval '1 day')";
@@ -40,7 +43,7 @@ async fn run(pool: &PgPool, statement: &str) -> Result<(), sqlx::Error> {
 async fn rows_that_cannot_be_true_are_refused() {
     let store = TestStore::create().await;
     // Each statement in its good form, and what makes it a bad one. Good ones stay, so that later rows can refer to them.
-    let cases: [(&str, &[(&str, &str)]); 11] = [
+    let cases: [(&str, &[(&str, &str)]); 12] = [
         (USER, &[("'Ada'", "''"), ("'ada@shop.example'", "'nowhere'"), ("'DE'", "'de'"), ("'DE'", "'D'")]),
         (PRODUCT, &[("990", "-1"), ("'EUR'", "'eur'"), ("'TEA-001'", "'tea 1'"), ("'Tea'", "''")]),
         (ORDER, &[("'paid'", "'lost'"), ("990", "-1"), ("00000a'", "00000b'"), ("'EUR'", "'€'")]),
@@ -53,6 +56,7 @@ async fn rows_that_cannot_be_true_are_refused() {
             JOB_EVENT,
             &[("'job.started'", "'job.lost'"), ("'moved'", "'lost'"), ("00000d'", "00000e'"), ("1, '", "0, '")],
         ),
+        (REFUSAL, &[("'out-of-stock'", "''"), ("'None left.'", "''")]),
         (SENT_MAIL, &[("held_until", "sent_at")]),
         (OUTBOX_ROW, &[(", 0)", ", -1)"), ("2026-01-01Z", "2026-01-02Z")]),
         (SCHEDULE, &[("'Mondays'", "''"), ("'alice'", "''"), ("'0 8 * * 1'", "''"), ("'UTC'", "''")]),
@@ -86,6 +90,12 @@ async fn rows_that_cannot_be_true_are_refused() {
             .replace("00000d'", "00000e'")
             .replace("attempts)", "attempts, sent_at, set_aside_at)")
             .replace(", 0)", ", 0, now(), now())"),
+        OUTBOX_ROW
+            .replace("00000d'", "00000e'")
+            .replace("attempts)", "attempts, carries)")
+            .replace(", 0)", ", 0, 'news')"),
+        "UPDATE products SET stock = -1".to_owned(),
+        "UPDATE jobs SET decided = 'dead'".to_owned(),
         format!("INSERT INTO cache_invalidations (entry) VALUES ('product:1:{}')", "a".repeat(1024)),
         "INSERT INTO cache_invalidations (entry) VALUES ('product:one:a')".to_owned(),
         "INSERT INTO cache_invalidations (entry) VALUES ('product')".to_owned(),

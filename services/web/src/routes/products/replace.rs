@@ -5,10 +5,10 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 use store::accounts::Role;
-use store::products::NewProduct;
+use store::products::{BEST_SELLERS, NewProduct};
 use utoipa::ToSchema;
 
-use super::{ALL, BEST_SELLERS, PRODUCT, ProductView};
+use super::{PRODUCT, ProductView};
 use crate::App;
 use crate::caller::Member;
 use crate::problem::{Problem, ProblemBody};
@@ -125,7 +125,7 @@ pub(crate) async fn replace(
     let ProductChange { name, category, price_minor, currency } = request;
     let new = NewProduct { name: name.0, category: category.0, price_minor: price_minor.0, currency: currency.0 };
     let (key, versions) = (id.to_string(), versioned::versions(&headers));
-    let entries = [PRODUCT.entry(&key), BEST_SELLERS.entry(ALL)];
+    let entries = [PRODUCT.entry(&key), BEST_SELLERS.entry()];
     let replaced = store::products::replace(&app.pool, id, &new, versions.as_deref(), &entries).await;
     let product = versioned::settle(&app, (&PRODUCT, &key), "product", replaced).await?;
     tracing::info!(product.id = %id, "changed a product");
