@@ -7,9 +7,11 @@ use anyhow::Context;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use pipeline::events::JobReference;
-use pipeline::{Broker, BrokerState, Event, EventBody, Fullness, PublishError, Publisher, SealedJob, topology};
+use pipeline::{
+    Broker, BrokerState, Event, EventBody, Fullness, PublishError, Publisher, SealedEvent, SealedJob, topology,
+};
 use store::PgPool;
-use store::outbox::{self, DueRow, Outcome};
+use store::outbox::{self, Carries, DueRow, Outcome};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -118,18 +120,24 @@ impl Sender {
     }
 
     async fn send(&self, row: &DueRow) -> Outcome {
-        let sealed = match read(row) {
-            Ok(sealed) => sealed,
+        let published = match read(row) {
+            Ok(Message::Job(sealed)) if self.fullness.is_nearly_full(&sealed.kind, sealed.job.lane) => {
+                // The rest is for what must return to its queue.
+                return failed(row, "the queue is nearly full".to_owned());
+            }
+            Ok(Message::Job(sealed)) => {
+                let published = self.publisher.publish_sealed(&sealed).await;
+                if published.is_ok() {
+                    self.tell_queued(sealed).await;
+                }
+                published
+            }
+            Ok(Message::Event(event)) => self.publisher.publish_event(&event).await,
             Err(error) => return set_aside(row, format!("{error:#}")),
         };
-        if self.fullness.is_nearly_full(&sealed.kind, sealed.job.lane) {
-            // The rest is for what must return to its queue.
-            return failed(row, "the queue is nearly full".to_owned());
-        }
-        match self.publisher.publish_sealed(&sealed).await {
+        match published {
             Ok(()) => {
                 tracing::info!(job.id = %row.job_id, job.kind = row.kind, "sent");
-                self.tell_queued(sealed).await;
                 Outcome::Sent
             }
             Err(error @ PublishError::Encode(_)) => set_aside(row, format!("{:#}", anyhow::Error::new(error))),
@@ -161,14 +169,31 @@ pub enum Turn {
     BrokerAway,
 }
 
+/// What a row carries, ready to be published.
+#[derive(Debug)]
+enum Message {
+    Job(SealedJob),
+    Event(Event),
+}
+
 /// The message of a row, if it is one that can be published. What cannot be must not be tried: the broker closes the channel
 /// on a kind that this service may not publish, and takes the confirms of all the others with it.
-fn read(row: &DueRow) -> anyhow::Result<SealedJob> {
-    let sealed: SealedJob = serde_json::from_str(&row.message).context("read the message")?;
-    anyhow::ensure!(sealed.job.id == row.job_id, "the message is that of another job, {}", sealed.job.id);
-    let publishes = topology::service(SERVICE).map_or(&[] as &[&str], |service| service.publishes);
-    anyhow::ensure!(publishes.contains(&sealed.kind.as_str()), "{SERVICE} publishes no \"{}\"", sealed.kind);
-    Ok(sealed)
+fn read(row: &DueRow) -> anyhow::Result<Message> {
+    match row.carries {
+        Carries::Job => {
+            let sealed: SealedJob = serde_json::from_str(&row.message).context("read the message")?;
+            anyhow::ensure!(sealed.job.id == row.job_id, "the message is that of another job, {}", sealed.job.id);
+            let publishes = topology::service(SERVICE).map_or(&[] as &[&str], |service| service.publishes);
+            anyhow::ensure!(publishes.contains(&sealed.kind.as_str()), "{SERVICE} publishes no \"{}\"", sealed.kind);
+            Ok(Message::Job(sealed))
+        }
+        Carries::Event => {
+            let sealed: SealedEvent = serde_json::from_str(&row.message).context("read the event")?;
+            let event = sealed.opened();
+            anyhow::ensure!(event.id == row.job_id, "the message is another event, {}", event.id);
+            Ok(Message::Event(event))
+        }
+    }
 }
 
 fn set_aside(row: &DueRow, reason: String) -> Outcome {
@@ -225,11 +250,13 @@ mod tests {
     use std::time::Duration;
 
     use chrono::Utc;
+    use pipeline::events::JobReference;
+    use pipeline::{Event, EventBody};
     use serde_json::{Value, json};
-    use store::outbox::DueRow;
+    use store::outbox::{Carries, DueRow};
     use uuid::Uuid;
 
-    use super::{backoff, read};
+    use super::{Message, backoff, read};
 
     #[test]
     fn a_row_that_fails_is_tried_less_and_less_often() {
@@ -238,24 +265,37 @@ mod tests {
         assert_eq!(backoff(u32::MAX, 1.0), Duration::from_secs(45));
     }
 
+    fn row(id: Uuid, carries: Carries, message: String) -> DueRow {
+        DueRow { job_id: id, kind: String::new(), carries, message, due_at: Utc::now(), attempts: 0 }
+    }
+
     #[test]
     fn only_a_message_that_this_service_may_publish_is_one() {
         let id = Uuid::from_u128(7);
         let good = json!({"kind": "email.send", "id": id, "accepted_at": "2026-01-01T00:00:00Z", "payload": {}});
-        let row =
-            |message: String| DueRow { job_id: id, kind: String::new(), message, due_at: Utc::now(), attempts: 0 };
         let with = |name: &str, value: Value| {
             let mut message = good.clone();
             message[name] = value;
-            read(&row(message.to_string())).map_err(|error| format!("{error:#}"))
+            read(&row(id, Carries::Job, message.to_string())).map_err(|error| format!("{error:#}"))
         };
-        assert_eq!(with("lane", json!("bulk")).unwrap().job.id, id);
+        assert!(matches!(with("lane", json!("bulk")).unwrap(), Message::Job(sealed) if sealed.job.id == id));
         assert!(with("id", json!(Uuid::from_u128(8))).unwrap_err().contains("another job"));
         assert!(with("kind", json!("noop.run")).unwrap_err().contains("publishes no \"noop.run\""));
         assert!(with("kind", json!(7)).unwrap_err().contains("read the message"));
         assert!(with("lane", json!("slow")).is_err());
         for broken in ["", "{}", "null", &"[".repeat(1000)] {
-            assert!(read(&row(broken.to_owned())).is_err(), "{broken}");
+            assert!(read(&row(id, Carries::Job, broken.to_owned())).is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn a_row_that_carries_an_event_is_the_event_whose_id_it_has() {
+        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None };
+        let event = Event::new(job, None, EventBody::Queued {});
+        let message = serde_json::to_string(&event.clone().sealed()).unwrap();
+        let read = |id, carries| read(&row(id, carries, message.clone())).map_err(|error| format!("{error:#}"));
+        assert!(matches!(read(event.id, Carries::Event).unwrap(), Message::Event(read) if read == event));
+        assert!(read(Uuid::from_u128(7), Carries::Event).unwrap_err().contains("another event"));
+        assert!(read(event.id, Carries::Job).is_err());
     }
 }

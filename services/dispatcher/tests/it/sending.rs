@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use dispatcher::due::Due;
 use dispatcher::sender::{Sender, Turn};
-use pipeline::topology;
+use pipeline::events::JobReference;
+use pipeline::{Event, EventBody, TraceContext, topology};
 use reqwest::Method;
 use serde_json::Value;
 use store::jobs::{JobState, find_job};
-use store::outbox::take_due;
+use store::outbox::{NewEventRow, put_event_in, take_due};
 use uuid::Uuid;
 
 use crate::fixture::{Fixture, QUEUE};
@@ -42,6 +43,39 @@ async fn a_row_that_is_due_is_sent_confirmed_told_of_and_marked() {
     fixture.wait_sent(1).await;
     let job = find_job(&fixture.pool, id, "alice").await.unwrap().unwrap();
     assert_eq!((job.state, job.due_at), (JobState::Queued, None));
+    dispatcher.stop().await;
+    fixture.finish().await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_due_is_published_under_its_own_id_and_is_no_job() {
+    let fixture = Fixture::new().await;
+    let dispatcher = fixture.dispatcher().await;
+    let mut events = fixture.vhost.listen(topology::EVENTS, "job.cancelled").await;
+    let job = JobReference { id: Uuid::new_v4(), kind: "report.render".to_owned(), owner: None };
+    let trace = TraceContext::root();
+    let event = Event { trace: Some(trace.clone()), ..Event::new(job, None, EventBody::Cancelled {}) };
+    let row = NewEventRow {
+        id: event.id,
+        event_type: event.body.kind().to_owned(),
+        message: serde_json::to_value(event.clone().sealed()).unwrap(),
+    };
+    let broken = NewEventRow { id: Uuid::new_v4(), ..row.clone() };
+    let mut connection = fixture.pool.acquire().await.unwrap();
+    for row in [&row, &row, &broken] {
+        put_event_in(&mut connection, row).await.unwrap();
+    }
+    drop(connection);
+    let told = events.next().await;
+    assert_eq!(told.properties.message_id().as_ref().unwrap().as_str(), event.id.to_string());
+    assert_eq!(told.properties.correlation_id().as_ref().unwrap().as_str(), event.job.id.to_string());
+    let parent = format!("{:?}", told.properties.headers().as_ref().unwrap().inner()["traceparent"]);
+    assert!(parent.contains(&format!("{:?}", trace.traceparent().as_bytes())), "{parent}");
+    assert_eq!(serde_json::from_slice::<Value>(&told.data).unwrap(), serde_json::to_value(&event).unwrap());
+    fixture.wait_sent(1).await;
+    let set_aside = "SELECT count(*) FROM outbox WHERE set_aside_at IS NOT NULL AND last_error LIKE '%another event%'";
+    fixture.vhost.wait("the other is set aside", || async { fixture.count(set_aside).await == 1 }).await;
+    assert_eq!(fixture.count("SELECT count(*) FROM jobs").await, 0);
     dispatcher.stop().await;
     fixture.finish().await;
 }
