@@ -8,8 +8,11 @@ use lettre::address::Envelope;
 use lettre::message::header::{ContentType, Header, HeaderName, HeaderValue};
 use lettre::message::{Attachment, Mailbox, MultiPart};
 use minijinja::context;
-use pipeline::jobs::{EmailAddress, Message, Period, PersonName, ReportReady, SendEmail};
+use pipeline::jobs::{
+    EmailAddress, Message, OrderPlaced, OrderRefused, OrderedItem, Period, PersonName, ReportReady, SendEmail,
+};
 use store::SignedLinks;
+use store::money::money;
 use uuid::Uuid;
 
 use crate::line::Line;
@@ -84,6 +87,8 @@ impl Composer {
             (Message::ReportReady(_), None) => bail!("there is no report to tell of"),
             (Message::Welcome, _) => (self.to_person("welcome", name)?, None),
             (Message::AddressTaken, _) => (self.to_person("address-taken", name)?, None),
+            (Message::OrderPlaced(order), _) => (self.order_placed(name, order)?, None),
+            (Message::OrderRefused(order), _) => (self.order_refused(name, order)?, None),
         };
         let domain = self.from.address.as_str().rsplit('@').next().unwrap_or_default();
         let message_id = format!("<{id}@{domain}>");
@@ -118,6 +123,31 @@ impl Composer {
     fn to_person(&self, template: &'static str, name: &PersonName) -> anyhow::Result<Texts> {
         let values = context! { name => Line::new(name.as_str()).as_str() };
         self.templates.render(template, values).with_context(|| format!("render the template \"{template}\""))
+    }
+
+    fn order_placed(&self, name: &PersonName, order: &OrderPlaced) -> anyhow::Result<Texts> {
+        let lines = order.lines.iter().map(|line| {
+            let OrderedItem { name, quantity, unit_price_minor } = line;
+            let each = money(*unit_price_minor, &order.currency);
+            let together = money(unit_price_minor.saturating_mul(i64::from(*quantity)), &order.currency);
+            context! { name => Line::new(name).as_str(), quantity, each => Line::new(&each).as_str(), together => Line::new(&together).as_str() }
+        });
+        let values = context! {
+            name => Line::new(name.as_str()).as_str(),
+            number => order.number,
+            placed_at => order.placed_at.format("%-d %B %Y, %H:%M UTC").to_string(),
+            lines => lines.collect::<Vec<_>>(),
+            total => Line::new(&money(order.total_minor, &order.currency)).as_str(),
+        };
+        self.templates.render("order-placed", values).context("render the template \"order-placed\"")
+    }
+
+    fn order_refused(&self, name: &PersonName, order: &OrderRefused) -> anyhow::Result<Texts> {
+        let values = context! {
+            name => Line::new(name.as_str()).as_str(),
+            reason => Line::sentence(&order.reason).as_str(),
+        };
+        self.templates.render("order-refused", values).context("render the template \"order-refused\"")
     }
 
     fn report_ready(

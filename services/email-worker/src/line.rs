@@ -4,6 +4,8 @@ use std::fmt;
 
 /// Longer text is cut: it stands in subjects, file names and logs.
 const LONGEST: usize = 200;
+/// A sentence stands in the text alone, and may name two products.
+const LONGEST_SENTENCE: usize = 1000;
 
 /// One line of at most 200 characters: no control character, no line separator, nothing that turns the direction of
 /// writing around (a file name could then show another ending than it has). What mails say of foreign origin goes
@@ -15,13 +17,23 @@ impl Line {
     /// `text`, with one space for each run of white space and control characters.
     #[must_use]
     pub fn new(text: &str) -> Self {
+        Self::cut(text, LONGEST)
+    }
+
+    fn cut(text: &str, longest: usize) -> Self {
         let shown = text.chars().filter(|character| !turns_direction(*character));
         let spaced: String = shown.map(|character| if breaks(character) { ' ' } else { character }).collect();
         let line = spaced.split_whitespace().collect::<Vec<_>>().join(" ");
-        match line.char_indices().nth(LONGEST) {
+        match line.char_indices().nth(longest) {
             None => Self(line),
-            Some(_) => Self(line.chars().take(LONGEST - 1).chain(['…']).collect()),
+            Some(_) => Self(line.chars().take(longest - 1).chain(['…']).collect()),
         }
+    }
+
+    /// A sentence, which may be longer: of at most 1000 characters.
+    #[must_use]
+    pub fn sentence(text: &str) -> Self {
+        Self::cut(text, LONGEST_SENTENCE)
     }
 
     /// The name of a file: as [`Line::new`], and in no folder.
@@ -69,6 +81,7 @@ mod tests {
     fn a_long_text_is_cut_to_200_characters() {
         assert_eq!(Line::new(&"ä".repeat(200)).as_str(), "ä".repeat(200));
         assert_eq!(Line::new(&"ä".repeat(201)).as_str(), format!("{}…", "ä".repeat(199)));
+        assert_eq!(Line::sentence(&"ä".repeat(1001)).as_str(), format!("{}…", "ä".repeat(999)));
     }
 
     #[test]

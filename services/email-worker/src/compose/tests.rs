@@ -1,6 +1,6 @@
 use chrono::{DateTime, Utc};
 use mail_parser::{MessageParser, MimeHeaders};
-use pipeline::jobs::{FileReference, Message, Period, ReportReady, SendEmail};
+use pipeline::jobs::{FileReference, Message, OrderPlaced, OrderRefused, OrderedItem, Period, ReportReady, SendEmail};
 use proptest::prelude::*;
 use store::{LinkSettings, SignedLinks};
 use uuid::Uuid;
@@ -101,6 +101,49 @@ fn the_texts_of_the_mails_about_an_account() {
         insta::assert_snapshot!(format!("{name}_text"), parsed.body_text(0).unwrap());
         insta::assert_snapshot!(format!("{name}_html"), parsed.body_html(0).unwrap());
     }
+}
+
+fn item(name: &str, quantity: u32, unit_price_minor: i64) -> OrderedItem {
+    OrderedItem { name: name.to_owned(), quantity, unit_price_minor }
+}
+
+fn placed(lines: Vec<OrderedItem>) -> OrderPlaced {
+    let placed_at = "2026-01-15T11:59:58Z".parse().unwrap();
+    OrderPlaced {
+        order_id: REPORT,
+        number: 150_001,
+        placed_at,
+        currency: "EUR".to_owned(),
+        total_minor: 132_470,
+        lines,
+    }
+}
+
+#[test]
+fn the_texts_of_the_mails_about_an_order() {
+    let lines = vec![item("Desk lamp, dimmable", 2, 6490), item("Tea & <b>biscuits</b>", 10, 11_949)];
+    let reason = "\"Music box\" is out of stock.".to_owned();
+    let messages = [
+        ("order_placed", Message::OrderPlaced(placed(lines))),
+        ("order_refused", Message::OrderRefused(OrderRefused { order_id: REPORT, reason })),
+    ];
+    for (name, message) in messages {
+        let job = SendEmail { message, ..job(ready()) };
+        let mail = composer().compose(JOB, &job, None, now()).unwrap();
+        let parsed = parse(&mail);
+        assert_eq!(field_names(&mail.content), FIELDS);
+        insta::assert_snapshot!(format!("{name}_subject"), parsed.subject().unwrap());
+        insta::assert_snapshot!(format!("{name}_text"), parsed.body_text(0).unwrap());
+        insta::assert_snapshot!(format!("{name}_html"), parsed.body_html(0).unwrap());
+    }
+}
+
+#[test]
+fn the_mail_of_the_longest_order_is_made() {
+    let lines = (0..50).map(|_| item(&"ü".repeat(200), 1000, i64::MAX / 50_000)).collect();
+    let job = SendEmail { message: Message::OrderPlaced(placed(lines)), ..job(ready()) };
+    let mail = composer().compose(JOB, &job, None, now()).unwrap();
+    assert_eq!(parse(&mail).body_text(0).unwrap().matches("1000 x ").count(), 50);
 }
 
 #[test]
