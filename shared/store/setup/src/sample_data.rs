@@ -30,6 +30,10 @@ const FIRST_ORDER_NUMBER: i64 = 100_001;
 const CANCELLED_SHARE: f64 = 0.03;
 /// In a thousand: orders of one line, of two, and so on.
 const LINES: [u32; 6] = [430, 270, 150, 80, 45, 25];
+/// What nobody can buy, what soon nobody can, and how much there is of all else.
+const SOLD_OUT: &str = "Pasta machine";
+const NEARLY_SOLD_OUT: (&str, i64) = ("Music box", 3);
+const PLENTY: i64 = 1_000_000;
 /// In a hundred: one piece of a product, two, and so on.
 const QUANTITIES: [u32; 4] = [82, 13, 4, 1];
 
@@ -57,6 +61,8 @@ pub struct Product {
     pub category: &'static str,
     /// Its price in cents.
     pub price_minor: i64,
+    /// How many pieces there are.
+    pub stock: i64,
 }
 
 /// Somebody with an account.
@@ -182,8 +188,17 @@ fn products(random: &mut ChaCha8Rng, since: DateTime<Utc>) -> Vec<Product> {
             name,
             category: category.name,
             price_minor: *price_minor,
+            stock: stock(name),
         })
         .collect()
+}
+
+fn stock(name: &str) -> i64 {
+    match (name, NEARLY_SOLD_OUT) {
+        (SOLD_OUT, _) => 0,
+        (name, (few, left)) if name == few => left,
+        _ => PLENTY,
+    }
 }
 
 /// The moments at which the orders were placed, in order; each day has its share, give or take a little.

@@ -72,14 +72,15 @@ fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
 
 async fn insert_products(connection: &mut PgConnection, products: &[Product]) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO products (id, sku, name, category, price_minor, currency)
-         SELECT *, $6::text FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[])",
+        "INSERT INTO products (id, sku, name, category, price_minor, stock, currency)
+         SELECT *, $7::text FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])",
     )
     .bind(column(products, |product| product.id))
     .bind(column(products, |product| product.sku.as_str()))
     .bind(column(products, |product| product.name))
     .bind(column(products, |product| product.category))
     .bind(column(products, |product| product.price_minor))
+    .bind(column(products, |product| product.stock))
     .bind(CURRENCY)
     .execute(connection)
     .await
@@ -104,9 +105,10 @@ async fn insert_customers(connection: &mut PgConnection, customers: &[Customer])
 async fn insert_orders(connection: &mut PgConnection, orders: &[Order], shop: &Shop) -> Result<(), sqlx::Error> {
     let customer = |order: &Order| &shop.customers[order.customer];
     sqlx::query(
-        "INSERT INTO orders (id, number, user_id, status, placed_at, country, total_minor, currency)
-         SELECT *, $8::text
-         FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])",
+        "INSERT INTO orders (id, number, user_id, status, placed_at, country, total_minor, accepted_at, currency)
+         SELECT *, placed_at, $8::text
+         FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::timestamptz[], $6::text[], $7::bigint[])
+             AS placed (id, number, user_id, status, placed_at, country, total_minor)",
     )
     .bind(column(orders, |order| order.id))
     .bind(column(orders, |order| order.number))

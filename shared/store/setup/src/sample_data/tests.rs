@@ -149,3 +149,10 @@ fn nothing_shares_an_id_or_a_name_in_the_catalogue() {
     assert_eq!(SHOP.products.iter().map(|product| product.name).collect::<HashSet<_>>().len(), 200);
     assert_eq!(SHOP.products.iter().map(|product| product.category).collect::<HashSet<_>>().len(), 12);
 }
+
+#[test]
+fn there_is_plenty_of_all_products_but_two() {
+    let stock = |name| SHOP.products.iter().find(|product| product.name == name).map(|product| product.stock);
+    assert_eq!((stock("Pasta machine"), stock("Music box")), (Some(0), Some(3)));
+    assert_eq!(SHOP.products.iter().filter(|product| product.stock >= 1_000_000).count(), 198);
+}

@@ -30,6 +30,10 @@ async fn of_several_that_load_at_once_one_does() {
     assert_eq!(load(&pool).await.unwrap(), Loaded::Nothing);
     assert_eq!((count(&pool, "products").await, count(&pool, "users").await), (200, 5_000));
     assert_eq!(count(&pool, "orders").await, 50_000);
+    let shop =
+        "SELECT (SELECT sum(stock)::bigint FROM products), (SELECT bool_and(accepted_at = placed_at) FROM orders)";
+    let (stock, accepted): (i64, bool) = sqlx::query_as(shop).fetch_one(&pool).await.unwrap();
+    assert_eq!((stock, accepted), (198_000_003, true));
 }
 
 #[tokio::test]
