@@ -226,13 +226,21 @@ pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob
 /// # Errors
 /// The database cannot be reached, or fails.
 pub async fn find_job(pool: &PgPool, id: Uuid, owner: &str) -> Result<Option<JobRow>, DatabaseError> {
+    find_job_for(pool, id, Some(owner)).await
+}
+
+/// The job, if it is `owner`'s, or whosever it is without any.
+///
+/// # Errors
+/// The database cannot be reached, or fails.
+pub async fn find_job_for(pool: &PgPool, id: Uuid, owner: Option<&str>) -> Result<Option<JobRow>, DatabaseError> {
     call(pool, "find the job", async |connection| {
         sqlx::query_as(
             "SELECT id, kind, owner, state, attempt, replays, redeliveries, progress, result, error,
                     created_at, updated_at, finished_at, last_number,
                     CASE WHEN cancel_replays >= replays THEN cancel_requested_at END AS cancel_requested_at,
                     (SELECT due_at FROM outbox WHERE job_id = id AND sent_at IS NULL AND set_aside_at IS NULL) AS due_at
-             FROM jobs WHERE id = $1 AND owner = $2",
+             FROM jobs WHERE id = $1 AND ($2::text IS NULL OR owner = $2)",
         )
         .bind(id)
         .bind(owner)
