@@ -7,18 +7,22 @@ use axum::Json;
 use axum::http::header::{LOCATION, RETRY_AFTER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use pipeline::events::JobReference;
 use pipeline::jobs::Job;
 use pipeline::{Event, EventBody, OutgoingJob, PublishError, TraceContext};
+use serde::Serialize;
 use store::DatabaseError;
 use store::idempotency::Claim;
 use store::jobs::NewJob;
 use store::outbox::NewOutboxRow;
 use tokio::time::{Instant, sleep, timeout};
+use uuid::Uuid;
 
 use crate::App;
+use crate::caller::Caller;
 use crate::claims;
+use crate::idempotency_key::{IdempotencyKey, payload_hash};
 use crate::problem::Problem;
 use crate::routes::jobs::{JobView, find_now};
 use crate::unwritten;
@@ -42,6 +46,32 @@ enum Offer {
     NotSent,
     /// It was sent, and whether it arrived is not known.
     Unanswered,
+}
+
+/// The job that a request asks for: the same as often as its caller repeats it under its key. `asked` is what makes another request of
+/// it; the payload is made with the moment at which the job is accepted.
+pub(crate) fn asked_for<J: Job>(
+    caller: &Caller,
+    trace: TraceContext,
+    (route, key): (&str, Option<IdempotencyKey>),
+    asked: &impl Serialize,
+    payload: impl FnOnce(DateTime<Utc>) -> J,
+) -> Result<OutgoingJob<J>, Problem> {
+    let id = match &key {
+        Some(key) => key.job_id(caller.id(), route),
+        // Version 7: new rows lie side by side in the index. It tells the moment, which whoever may see the job sees anyway.
+        None => Uuid::now_v7(),
+    };
+    let hash = key.map(|_| payload_hash(asked)).transpose().map_err(|error| Problem::Internal(error.into()))?;
+    // The wire carries microseconds at most; what is shown now and what is read back later are to be the same.
+    let accepted_at = Utc::now().trunc_subsecs(6);
+    Ok(OutgoingJob {
+        owner: Some(caller.id().to_owned()),
+        accepted_at,
+        payload_hash: hash,
+        trace: Some(trace),
+        ..OutgoingJob::new(id, payload(accepted_at))
+    })
 }
 
 /// Accepts the job of an owner, to be done at once or when it is due. One with a `payload_hash` was asked for under a key from

@@ -45,6 +45,7 @@ pub(crate) struct Caller(Arc<Identity>);
 
 #[derive(Debug)]
 struct Identity {
+    user: Uuid,
     id: String,
     recipient: Recipient,
     role: Role,
@@ -54,6 +55,16 @@ impl Caller {
     /// The user's id, which owns what the caller asks for.
     pub(crate) fn id(&self) -> &str {
         &self.0.id
+    }
+
+    /// The same as what it is in the shop's tables.
+    pub(crate) fn user(&self) -> Uuid {
+        self.0.user
+    }
+
+    /// Whose things it may look at: `None` is everybody's, for those who look after the shop.
+    pub(crate) fn sees(&self) -> Option<Uuid> {
+        if self.0.role >= Role::Staff { None } else { Some(self.0.user) }
     }
 
     /// Where its mail goes.
@@ -70,7 +81,7 @@ impl Caller {
 impl From<Person> for Caller {
     fn from(person: Person) -> Self {
         let recipient = Recipient { name: person.name, address: person.address };
-        Self(Arc::new(Identity { id: person.user.to_string(), recipient, role: person.role }))
+        Self(Arc::new(Identity { user: person.user, id: person.user.to_string(), recipient, role: person.role }))
     }
 }
 

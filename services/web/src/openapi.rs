@@ -7,7 +7,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, Secur
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use crate::routes::{accounts, events, index, jobs, products, reports, schedules, tokens};
+use crate::routes::{accounts, events, index, jobs, orders, products, reports, schedules, tokens};
 use crate::sessions;
 
 #[derive(OpenApi)]
@@ -30,6 +30,13 @@ use crate::sessions;
         products::top,
         products::show,
         products::replace,
+        products::show_stock,
+        products::replace_stock,
+        orders::place,
+        orders::list,
+        orders::show,
+        orders::cancel,
+        orders::ship,
         schedules::create,
         schedules::list,
         schedules::show,

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::rate_limits::TooMany;
+use crate::routes::orders::OrderState;
 
 /// Why a request was not done.
 #[derive(Debug)]
@@ -92,6 +93,8 @@ pub(crate) enum Problem {
     VersionDiffers,
     /// The job has ended already.
     JobFinal(JobState),
+    /// The order is past what is asked for, or not that far.
+    OrderIs(OrderState),
     /// The caller, the account or the address has asked too often.
     TooMany(TooMany),
     /// The caller has as many schedules as it may have.
@@ -207,6 +210,7 @@ impl Problem {
                 ("version-differs", StatusCode::PRECONDITION_FAILED, "It was changed by somebody else meanwhile")
             }
             Self::JobFinal(_) => ("job-final", StatusCode::CONFLICT, "The job has ended already"),
+            Self::OrderIs(_) => ("order-state", StatusCode::CONFLICT, "The order does not stand so"),
             Self::TooMany(_) => ("too-many-requests", StatusCode::TOO_MANY_REQUESTS, "Too much was asked for"),
             Self::TooManySchedules(_) => {
                 ("too-many-schedules", StatusCode::CONFLICT, "There are as many schedules as there may be")
@@ -262,6 +266,7 @@ impl Problem {
             | Self::OutboxUnavailable(_) => "try again".to_owned(),
             Self::VersionDiffers => "get it again, and send the change with its ETag".to_owned(),
             Self::JobFinal(state) => format!("it is {}", state.as_str()),
+            Self::OrderIs(state) => format!("it is {}", state.as_str()),
             Self::TooMany(_) => "nothing was done; Retry-After says when to try again".to_owned(),
             Self::TooManySchedules(most) => format!("delete one of the {most} first"),
             Self::TooManyStreams => "try again, or ask without a stream".to_owned(),

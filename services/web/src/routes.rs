@@ -4,6 +4,7 @@ pub(crate) mod accounts;
 pub(crate) mod events;
 pub(crate) mod index;
 pub(crate) mod jobs;
+pub(crate) mod orders;
 pub(crate) mod products;
 pub(crate) mod reports;
 pub(crate) mod schedules;
@@ -45,6 +46,13 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/products", vec![(REQUEST, soon(get(products::list)))]),
         ("/v1/products/top", vec![(REQUEST, soon(get(products::top)))]),
         ("/v1/products/{id}", vec![(REQUEST, soon(get(products::show))), (WORK, soon(put(products::replace)))]),
+        (
+            "/v1/products/{id}/stock",
+            vec![(REQUEST, soon(get(products::show_stock))), (REQUEST, soon(put(products::replace_stock)))],
+        ),
+        ("/v1/orders", vec![(REQUEST, soon(get(orders::list))), (WORK, soon(post(orders::place)))]),
+        ("/v1/orders/{id}", vec![(REQUEST, soon(get(orders::show).delete(orders::cancel)))]),
+        ("/v1/orders/{id}/shipment", vec![(REQUEST, soon(put(orders::ship)))]),
         ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
         ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
         ("/v1/register", vec![(WORK, soon(post(accounts::register)))]),
@@ -85,7 +93,7 @@ pub(crate) fn router(app: App) -> Router {
     routes.layer(sessions).layer(map_response(sessions::take_back_well))
 }
 
-/// The id of a job, report, product, user or token in a path. What is no id names nothing, and is answered so.
+/// The id of a job, report, order, product, user or token in a path. What is no id names nothing, and is answered so.
 pub(crate) struct Id(pub(crate) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {

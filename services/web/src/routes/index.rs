@@ -21,6 +21,9 @@ pub(crate) struct Index {
     /// What the shop sells.
     #[schema(example = "/v1/products")]
     products: &'static str,
+    /// Where one orders, by POST, and one's orders are listed.
+    #[schema(example = "/v1/orders")]
+    orders: &'static str,
     /// Where an account is made, by POST.
     #[schema(example = "/v1/register")]
     register: &'static str,
@@ -41,6 +44,7 @@ pub(crate) async fn index() -> Json<Index> {
         reports: "/v1/reports",
         schedules: "/v1/schedules",
         products: "/v1/products",
+        orders: "/v1/orders",
         register: "/v1/register",
         login: "/v1/login",
         tokens: "/v1/tokens",

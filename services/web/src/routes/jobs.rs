@@ -27,7 +27,7 @@ mod view;
 // With what describes it: the description is made of paths.
 pub(crate) use cancel::*;
 pub(crate) use timeline::EventView;
-pub(crate) use view::JobView;
+pub(crate) use view::{JobView, is_cancelling};
 
 /// How often one looks for a row that may be being written.
 const LOOK: Duration = Duration::from_millis(50);
@@ -93,6 +93,11 @@ pub(crate) async fn show(
 /// The job, if it is the owner's, once it is known whether there is one: Redis, lost just now, may have had the only copy of a job whose
 /// row is being written.
 pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    find_for(app, id, Some(owner)).await
+}
+
+/// The same for those who see the jobs of this owner, or of everybody.
+pub(crate) async fn find_for(app: &App, id: Uuid, owner: Option<&str>) -> Result<Option<Job>, DatabaseError> {
     let end = Instant::now() + app.limits.unwritten;
     loop {
         let (found, is_told) = look(app, id, owner).await?;
@@ -103,20 +108,21 @@ pub(crate) async fn find(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>
     }
 }
 
-/// The same as far as one look tells.
+/// The job, if it is the owner's, as far as one look tells.
 pub(crate) async fn find_now(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
-    Ok(look(app, id, owner).await?.0)
+    Ok(look(app, id, Some(owner)).await?.0)
 }
 
 /// The job as its copy has it, else as the database does, else as it was noted that could not be written down. And whether Redis has
 /// been there for a while.
-async fn look(app: &App, id: Uuid, owner: &str) -> Result<(Option<Job>, bool), DatabaseError> {
+async fn look(app: &App, id: Uuid, owner: Option<&str>) -> Result<(Option<Job>, bool), DatabaseError> {
     let (copy, ticket) = match app.status.look(id).await {
         Ok(look) => (look.copy, Some(look.ticket)),
         Err(_) => (None, None),
     };
     let is_told = ticket.is_some() && app.changes.is_told();
-    let copied = |copy: Copy| (Some(copy.job).filter(|job| job.row.owner.as_deref() == Some(owner)), is_told);
+    let sees = |theirs: Option<&str>| owner.is_none_or(|owner| theirs == Some(owner));
+    let copied = |copy: Copy| (Some(copy.job).filter(|job| sees(job.row.owner.as_deref())), is_told);
     let loaded = match copy {
         Some(copy) if copy.fresh || !app.changes.is_live() => return Ok(copied(copy)),
         // It is told without the database, if need be, and so without a long wait for it.
@@ -127,14 +133,15 @@ async fn look(app: &App, id: Uuid, owner: &str) -> Result<(Option<Job>, bool), D
         None => match load_in_time(app, id, owner).await {
             Ok(Some(job)) => job,
             unknown => match unwritten::find(&app.redis, id).await {
-                Ok(Some(job)) if job.owner == owner => {
+                Ok(Some(job)) if sees(Some(&job.owner)) => {
                     return Ok((Some(Job { row: (&job).into(), events: Vec::new() }), is_told));
                 }
                 _ => return Ok((unknown?, is_told)),
             },
         },
     };
-    if let Some(ticket) = ticket
+    // Whose it is may be written without a word to Redis.
+    if let Some(ticket) = ticket.filter(|_| loaded.row.owner.is_some())
         && let Err(error) = app.status.fill(&ticket, &loaded).await
     {
         tracing::debug!(job.id = %id, error = format!("{:#}", anyhow::Error::new(error)), "keep a copy of a job");
@@ -143,16 +150,20 @@ async fn look(app: &App, id: Uuid, owner: &str) -> Result<(Option<Job>, bool), D
 }
 
 /// No longer than one waits for the database on the way to a 202: the pool would try for longer to reach one that is away.
-async fn load_in_time(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+async fn load_in_time(app: &App, id: Uuid, owner: Option<&str>) -> Result<Option<Job>, DatabaseError> {
     let deadline = app.patience();
     let late = |_| Err(DatabaseError::Deadline { action: "look for the job", deadline });
-    timeout(deadline, load(app, id, owner)).await.unwrap_or_else(late)
+    timeout(deadline, load_for(app, id, owner)).await.unwrap_or_else(late)
 }
 
 /// The job as the database has it.
 pub(crate) async fn load(app: &App, id: Uuid, owner: &str) -> Result<Option<Job>, DatabaseError> {
+    load_for(app, id, Some(owner)).await
+}
+
+async fn load_for(app: &App, id: Uuid, owner: Option<&str>) -> Result<Option<Job>, DatabaseError> {
     // The job first: whatever made it final is then among the events.
-    let Some(row) = store::jobs::find_job(&app.pool, id, owner).await? else {
+    let Some(row) = store::jobs::find_job_for(&app.pool, id, owner).await? else {
         return Ok(None);
     };
     let events = store::jobs::events_after(&app.pool, id, 0).await?;
@@ -194,7 +205,7 @@ async fn wait_for_change(
 /// Every event of a job has a number of its own, so the newest number says which state of the job it is; but for what is no
 /// event: that it is told to stop, that it waits until it is due.
 fn etag_of(job: &JobRow) -> String {
-    let told = if view::is_cancelling(job) { "-cancelling" } else { "" };
+    let told = if is_cancelling(job) { "-cancelling" } else { "" };
     let waits = if job.due_at.is_some() { "-due" } else { "" };
     format!("\"{}{told}{waits}\"", job.last_number)
 }

@@ -20,9 +20,11 @@ use crate::routes::Id;
 use crate::versioned;
 
 mod replace;
+mod stock;
 
 // With what describes it: the description is made of paths.
 pub(crate) use replace::*;
+pub(crate) use stock::*;
 
 /// By the product's id. Whatever changes a product ends its copy.
 const PRODUCT: Family = Family::new(
@@ -239,7 +241,7 @@ async fn best_sellers(app: &App) -> Result<Vec<BestSeller>, FetchError> {
     Ok(app.cache.fetch(&BEST_SELLERS, products::BEST_SELLERS.key, load).await?.value.unwrap_or_default())
 }
 
-fn bounded(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
+pub(crate) fn bounded(limit: Option<u32>, usual: u32, most: u32) -> Result<u32, Problem> {
     let limit = limit.unwrap_or(usual);
     let problem = || Problem::QueryInvalid(format!("limit: not 1 to {most}"));
     if (1..=most).contains(&limit) { Ok(limit) } else { Err(problem()) }

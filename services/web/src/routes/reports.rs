@@ -9,12 +9,11 @@ use pipeline::{OutgoingJob, TraceContext};
 use serde::{Deserialize, Serialize};
 use store::accounts::Role;
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::App;
-use crate::accept::{Accepted, accept, accepted_before};
+use crate::accept::{Accepted, accept, accepted_before, asked_for};
 use crate::caller::Caller;
-use crate::idempotency_key::{OptionalKey, payload_hash};
+use crate::idempotency_key::OptionalKey;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::jobs::JobView;
 use crate::strict_json::{Object, StrictJson, optional_word, word};
@@ -183,23 +182,9 @@ pub(crate) async fn request_report(
         lane: request.lane.unwrap_or_default(),
         run_at: request.run_at,
     };
-    let hash = payload_hash(&asked).map_err(|error| Problem::Internal(error.into()))?;
-    let id = match &key {
-        Some(key) => key.job_id(caller.id(), ROUTE),
-        // Version 7: new rows lie side by side in the index. It tells the moment, which whoever may see the job sees anyway.
-        None => Uuid::now_v7(),
-    };
-    // The wire carries microseconds at most; what is shown now and what is read back later are to be the same.
-    let accepted_at = Utc::now().trunc_subsecs(6);
-    let job = OutgoingJob {
-        lane: asked.lane,
-        owner: Some(caller.id().to_owned()),
-        accepted_at,
-        payload_hash: key.is_some().then_some(hash),
-        trace: Some(trace),
-        ..OutgoingJob::new(id, payload(&asked, &caller))
-    };
-    match check_due(asked.run_at, accepted_at) {
+    let job = asked_for(&caller, trace, (ROUTE, key), &asked, |_| payload(&asked, &caller))?;
+    let job = OutgoingJob { lane: asked.lane, ..job };
+    match check_due(asked.run_at, job.accepted_at) {
         Ok(()) => accept(&app, job, asked.run_at).await,
         // What was accepted in time is repeated at any time.
         Err(problem) => accepted_before(&app, &job).await?.ok_or(problem),

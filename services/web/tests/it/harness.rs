@@ -464,6 +464,7 @@ pub(crate) async fn problem(response: Response, status: u16, kind: &str) -> Valu
 /// A job of Alice's in the store, and its life as a test tells it.
 pub(crate) struct Told {
     pub(crate) id: Uuid,
+    kind: &'static str,
     pool: PgPool,
     status: JobStatus,
     run: Uuid,
@@ -474,13 +475,17 @@ pub(crate) struct Told {
 
 impl Told {
     pub(crate) async fn queued(web: &Web) -> Self {
+        Self::queued_as(web, "report.render").await
+    }
+
+    pub(crate) async fn queued_as(web: &Web, kind: &'static str) -> Self {
         let id = Uuid::now_v7();
-        let job = NewJob { id, kind: "report.render".to_owned(), owner: ALICE_ID.to_string(), at: Utc::now() };
+        let job = NewJob { id, kind: kind.to_owned(), owner: ALICE_ID.to_string(), at: Utc::now() };
         let row = NewOutboxRow { message: Value::Null, due_at: None };
         store::outbox::put(&web.pool, &job, &row).await.unwrap();
         sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
         let (pool, status) = (web.pool.clone(), web.status.clone());
-        Self { id, pool, status, run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
+        Self { id, kind, pool, status, run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
     }
 
     /// What is told from now on is of another run.
@@ -494,7 +499,7 @@ impl Told {
         let event = JobEvent {
             event_id: Uuid::now_v7(),
             job_id: self.id,
-            job_kind: "report.render".to_owned(),
+            job_kind: self.kind.to_owned(),
             owner: Some(ALICE_ID.to_string()),
             event_type,
             run_id: Some(self.run),

@@ -199,6 +199,10 @@ fn unsafe_requests(user: &Member) -> Vec<(Method, String, Option<Value>)> {
             format!("/v1/products/{id}"),
             Some(json!({"name": "Tea", "category": "Pantry", "price_minor": 1, "currency": "EUR"})),
         ),
+        (Method::PUT, format!("/v1/products/{id}/stock"), Some(json!({"stock": 1}))),
+        (Method::POST, "/v1/orders".to_owned(), Some(json!({"items": [{"product_id": id, "quantity": 1}]}))),
+        (Method::DELETE, format!("/v1/orders/{id}"), None),
+        (Method::PUT, format!("/v1/orders/{id}/shipment"), None),
         (Method::POST, "/v1/tokens".to_owned(), Some(json!({"name": "x", "scopes": ["jobs:read"]}))),
         (Method::DELETE, format!("/v1/tokens/{id}"), None),
     ]

@@ -31,19 +31,22 @@ struct Victim {
     token: Uuid,
     user: Uuid,
     product: Uuid,
+    /// One that stands, and one that is still to be placed.
+    orders: [Uuid; 2],
 }
 
 /// A route with a body that would do something, what a session of a customer's gets and what a token of the customer's does.
 type Route = (Method, &'static str, String, Option<Value>, Gets, Gets);
 
 fn routes(victim: &Victim) -> Vec<Route> {
-    let Victim { job, schedule, token, user, product } = victim;
+    let Victim { job, schedule, token, user, product, orders: [order, queued] } = victim;
     let weekly = json!({"name": "weekly", "cron": "0 8 * * 1", "time_zone": "UTC",
         "report": {"report": "sales", "period": "last-week"}});
     let account = json!({"name": "Eve", "email": "another@shop.example", "password": PASSWORD, "country": "DE"});
     let sign_in = json!({"email": "eve@shop.example", "password": PASSWORD});
     let password = json!({"current_password": PASSWORD, "new_password": "battery staple"});
     let tea = json!({"name": "Poison", "category": "Pantry", "price_minor": 1, "currency": "EUR"});
+    let wanted = json!({"items": [{"product_id": product, "quantity": 1}]});
     let at = |path: &'static str, id: &Uuid| (path, path.replace("{id}", &id.to_string()));
     let rows = [
         (Method::GET, ("/", "/".to_owned()), None, Open, Open),
@@ -57,6 +60,15 @@ fn routes(victim: &Victim) -> Vec<Route> {
         (Method::GET, at("/v1/products/top", product), None, Open, Open),
         (Method::GET, at("/v1/products/{id}", product), None, Open, Open),
         (Method::PUT, at("/v1/products/{id}", product), Some(tea), STAFF_ONLY, NO_TOKENS),
+        (Method::GET, at("/v1/products/{id}/stock", product), None, STAFF_ONLY, STAFF_ONLY),
+        (Method::PUT, at("/v1/products/{id}/stock", product), Some(json!({"stock": 0})), STAFF_ONLY, STAFF_ONLY),
+        (Method::POST, at("/v1/orders", order), Some(wanted), Own, Own),
+        (Method::GET, at("/v1/orders", order), None, Own, Own),
+        (Method::GET, at("/v1/orders/{id}", order), None, HIDDEN, HIDDEN),
+        (Method::GET, at("/v1/orders/{id}", queued), None, HIDDEN, HIDDEN),
+        (Method::DELETE, at("/v1/orders/{id}", order), None, HIDDEN, HIDDEN),
+        (Method::DELETE, at("/v1/orders/{id}", queued), None, HIDDEN, HIDDEN),
+        (Method::PUT, at("/v1/orders/{id}/shipment", order), None, STAFF_ONLY, STAFF_ONLY),
         (Method::GET, at("/v1/schedules", schedule), None, Own, Own),
         (Method::POST, at("/v1/schedules", schedule), Some(weekly), STAFF_ONLY, STAFF_ONLY),
         (Method::GET, at("/v1/schedules/{id}", schedule), None, HIDDEN, HIDDEN),
@@ -85,6 +97,7 @@ async fn holdings(web: &Web) -> Vec<String> {
         UNION ALL SELECT row_to_json(t)::text FROM schedules t WHERE owner = $1::text
         UNION ALL SELECT row_to_json(t)::text FROM api_tokens t WHERE user_id = $1
         UNION ALL SELECT row_to_json(t)::text FROM users t WHERE id = $1
+        UNION ALL SELECT row_to_json(t)::text FROM orders t WHERE user_id = $1
         UNION ALL SELECT row_to_json(t)::text FROM products t";
     sqlx::query_scalar(all).bind(ALICE_ID).fetch_all(&web.pool).await.unwrap()
 }
@@ -107,9 +120,14 @@ async fn at_every_route_who_is_nobody_or_another_customer_gets_nothing_of_anybod
     let insert = "INSERT INTO products (id, sku, name, category, price_minor, currency)
         VALUES ($1, 'TEA', 'Tea', 'Pantry', 100, 'EUR')";
     sqlx::query(insert).bind(product).execute(&web.pool).await.unwrap();
-    let victim = Victim { job: job.id, schedule, token, user: ALICE_ID, product };
+    let order = Uuid::from_u128(2);
+    let insert = "INSERT INTO orders (id, user_id, status, placed_at, country, currency, total_minor)
+        VALUES ($1, $2, 'placed', now(), 'DE', 'EUR', 0)";
+    sqlx::query(insert).bind(order).bind(ALICE_ID).execute(&web.pool).await.unwrap();
+    let queued = Told::queued_as(&web, "order.place").await.id;
+    let victim = Victim { job: job.id, schedule, token, user: ALICE_ID, product, orders: [order, queued] };
     let before = holdings(&web).await;
-    assert_eq!(before.len(), 6);
+    assert_eq!(before.len(), 8);
 
     let routes = routes(&victim);
     let described: Value = web.get("/openapi.json").await.json().await.unwrap();
@@ -155,7 +173,7 @@ async fn at_every_route_who_is_nobody_or_another_customer_gets_nothing_of_anybod
                     answer.text().await.unwrap()
                 }
             };
-            for secret in [ALICE_ID, job.id, schedule, token].map(|id| id.to_string()) {
+            for secret in [ALICE_ID, job.id, schedule, token, order, queued].map(|id| id.to_string()) {
                 assert!(!text.contains(&secret), "{who}: {method} {path}: {text}");
             }
             assert!(!text.contains("alice@shop.example"), "{who}: {method} {path}: {text}");

@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use pipeline::Control;
 use store::DatabaseError;
-use store::jobs::{CancelRequest, NewJob};
+use store::jobs::{CancelRequest, JobState, NewJob};
 use uuid::Uuid;
 
 use super::{JobView, find, load};
@@ -39,19 +39,43 @@ use crate::routes::Id;
     security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Problem> {
-    if store::outbox::cancel(&app.pool, id, caller.id()).await? {
+    let status = match stop(&app, id, caller.id()).await? {
+        Stopped::AtOnce => StatusCode::OK,
+        Stopped::Told => StatusCode::ACCEPTED,
+        Stopped::Final(state) => return Err(Problem::JobFinal(state)),
+        Stopped::NotFound => return Err(Problem::NotFound("job")),
+    };
+    let job = load(&app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
+    Ok((status, Json(JobView::from(job))).into_response())
+}
+
+/// What became of the wish to have a job stopped.
+pub(crate) enum Stopped {
+    /// It had not gone to the broker, and is cancelled.
+    AtOnce,
+    /// It is marked, and whoever runs it was told.
+    Told,
+    /// It has ended already, like this; or is about to, because what it was to bring about stands.
+    Final(JobState),
+    /// There is no such job, or it is somebody else's.
+    NotFound,
+}
+
+/// Stops the job of an owner.
+pub(crate) async fn stop(app: &App, id: Uuid, owner: &str) -> Result<Stopped, DatabaseError> {
+    if store::outbox::cancel(&app.pool, id, owner).await? {
         tracing::info!(job.id = %id, "cancelled in the outbox");
-        return answer(&app, id, &caller, StatusCode::OK).await;
+        return Ok(Stopped::AtOnce);
     }
-    match request_cancel(&app, id, caller.id()).await? {
-        CancelRequest::NotFound => Err(Problem::NotFound("job")),
-        CancelRequest::Final(state) => Err(Problem::JobFinal(state)),
+    Ok(match request_cancel(app, id, owner).await? {
+        CancelRequest::NotFound => Stopped::NotFound,
+        CancelRequest::Final(state) => Stopped::Final(state),
         CancelRequest::Marked => {
             tracing::info!(job.id = %id, "told to stop");
-            tell_workers(&app, id).await;
-            answer(&app, id, &caller, StatusCode::ACCEPTED).await
+            tell_workers(app, id).await;
+            Stopped::Told
         }
-    }
+    })
 }
 
 /// Marks the job, also one whose row is still on its way.
@@ -77,9 +101,4 @@ async fn tell_workers(app: &App, id: Uuid) {
         let error = format!("{:#}", anyhow::Error::new(error));
         tracing::warn!(job.id = %id, error, "tell the workers to stop a job");
     }
-}
-
-async fn answer(app: &App, id: Uuid, caller: &Caller, status: StatusCode) -> Result<Response, Problem> {
-    let job = load(app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
-    Ok((status, Json(JobView::from(job))).into_response())
 }

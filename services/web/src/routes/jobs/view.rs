@@ -1,7 +1,7 @@
 //! How a job and its events are shown: what its owner may see, and nothing else.
 
 use chrono::{DateTime, Utc};
-use pipeline::jobs::{Job as _, RenderReport};
+use pipeline::jobs::{Job as _, PlaceOrder, RenderReport};
 use serde::Serialize;
 use serde_json::Value;
 use store::jobs::{JobEventRow, JobRow, JobState, NewJob};
@@ -66,6 +66,9 @@ struct Links {
     /// The report, once there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pdf: Option<String>,
+    /// The order that it places.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    order: Option<String>,
 }
 
 /// How far a run is.
@@ -113,7 +116,7 @@ impl From<Job> for JobView {
         let events: Vec<JobEventRow> = events.into_iter().filter(|event| event.number <= job.last_number).collect();
         let counters = count(&events);
         let cancelling = is_cancelling(&job);
-        let has_pdf = job.kind == RenderReport::KIND && job.state == JobState::Succeeded;
+        let links = Links::of(&job);
         Self {
             id: job.id,
             kind: job.kind,
@@ -131,22 +134,25 @@ impl From<Job> for JobView {
             updated_at: job.updated_at,
             finished_at: job.finished_at,
             timeline: runs(events, job.state == JobState::Running),
-            links: Links::of(job.id, has_pdf),
+            links,
         }
     }
 }
 
 /// Whether the job has been told to stop, and has not yet.
-pub(super) fn is_cancelling(job: &JobRow) -> bool {
+pub(crate) fn is_cancelling(job: &JobRow) -> bool {
     job.cancel_requested_at.is_some() && !job.state.is_final()
 }
 
 impl Links {
-    fn of(id: Uuid, has_pdf: bool) -> Self {
+    fn of(job: &JobRow) -> Self {
+        let id = job.id;
+        let has_pdf = job.kind == RenderReport::KIND && job.state == JobState::Succeeded;
         Self {
             own: format!("/v1/jobs/{id}"),
             events: format!("/v1/jobs/{id}/events"),
             pdf: has_pdf.then(|| format!("/v1/reports/{id}/pdf")),
+            order: (job.kind == PlaceOrder::KIND).then(|| format!("/v1/orders/{id}")),
         }
     }
 }
