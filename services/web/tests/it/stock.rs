@@ -18,12 +18,6 @@ async fn sell_tea(web: &Web) {
     sqlx::query(insert).bind(TEA).execute(&web.pool).await.unwrap();
 }
 
-async fn put(web: &Web, path: &str, body: &Value, if_match: Option<&str>) -> Response {
-    let request = web.client.put(web.url(path)).bearer_auth(ALICE).json(body);
-    let request = if let Some(tags) = if_match { request.header("if-match", tags) } else { request };
-    request.send().await.unwrap()
-}
-
 async fn counted(response: Response) -> (String, Value) {
     assert_eq!(response.status(), StatusCode::OK);
     (etag(&response), response.json().await.unwrap())
@@ -34,17 +28,21 @@ async fn the_staff_counts_the_stock_and_overwrites_only_what_it_has_seen() {
     let database = database().await;
     let web = Web::start(Behind { cache: cache(), ..Behind::database(&database) }).await;
     sell_tea(&web).await;
+    let sam = web.staff_member("sam@shop.example").await;
     let product = format!("/v1/products/{TEA}");
     let of_product = etag(&web.get(&product).await);
     assert_eq!(counted(web.get(&path()).await).await, ("\"5\"".to_owned(), json!({"stock": 5})));
     let same = web.client.get(web.url(&path())).bearer_auth(ALICE).header("if-none-match", "\"5\"");
     assert_eq!(same.send().await.unwrap().status(), StatusCode::NOT_MODIFIED);
     let seven = json!({"stock": 7});
-    assert_eq!(counted(put(&web, &path(), &seven, Some("\"5\"")).await).await, ("\"7\"".to_owned(), seven.clone()));
-    problem(put(&web, &path(), &json!({"stock": 1}), Some("\"5\"")).await, 412, "version-differs").await;
+    assert_eq!(
+        counted(web.replace(&sam.sid, &path(), &seven, Some("\"5\"")).await).await,
+        ("\"7\"".to_owned(), seven.clone())
+    );
+    problem(web.replace(&sam.sid, &path(), &json!({"stock": 1}), Some("\"5\"")).await, 412, "version-differs").await;
     assert_eq!(counted(web.get(&path()).await).await.1, seven);
     for any in [Some("*"), Some("\"6\", \"7\""), None] {
-        assert_eq!(counted(put(&web, &path(), &seven, any).await).await.1, seven);
+        assert_eq!(counted(web.replace(&sam.sid, &path(), &seven, any).await).await.1, seven);
     }
     // Who has seen the product has seen it still.
     let shown = web.client.get(web.url(&product)).header("if-none-match", of_product).send().await.unwrap();
@@ -58,6 +56,7 @@ async fn what_is_no_number_of_pieces_is_refused_and_nobody_else_may_count() {
     let database = database().await;
     let web = Web::start(Behind { cache: cache(), ..Behind::database(&database) }).await;
     sell_tea(&web).await;
+    let (eve, sam) = (web.member("eve@shop.example").await, web.staff_member("sam@shop.example").await);
     for (body, field) in [
         (json!({"stock": -1}), "stock"),
         (json!({"stock": 1.5}), "stock"),
@@ -66,14 +65,13 @@ async fn what_is_no_number_of_pieces_is_refused_and_nobody_else_may_count() {
         (json!({"stock": 1, "price_minor": 1}), "price_minor"),
         (json!({}), "stock"),
     ] {
-        let told = problem(put(&web, &path(), &body, None).await, 422, "validation").await;
+        let told = problem(web.replace(&sam.sid, &path(), &body, None).await, 422, "validation").await;
         assert_eq!(told["errors"][0]["field"], field, "{told}");
     }
     let none = format!("/v1/products/{}/stock", Uuid::now_v7());
-    problem(put(&web, &none, &json!({"stock": 1}), None).await, 404, "not-found").await;
-    problem(put(&web, &none, &json!({"stock": 1}), Some("\"0\"")).await, 404, "not-found").await;
+    problem(web.replace(&sam.sid, &none, &json!({"stock": 1}), None).await, 404, "not-found").await;
+    problem(web.replace(&sam.sid, &none, &json!({"stock": 1}), Some("\"0\"")).await, 404, "not-found").await;
     problem(web.get(&none).await, 404, "not-found").await;
-    let (eve, sam) = (web.member("eve@shop.example").await, web.staff_member("sam@shop.example").await);
     problem(web.replace(&eve.sid, &path(), &json!({"stock": 0}), None).await, 403, "role-missing").await;
     problem(web.with_sid(Method::GET, &path(), &eve.sid).send().await.unwrap(), 403, "role-missing").await;
     assert_eq!(counted(web.get(&path()).await).await.1, json!({"stock": 5}));

@@ -82,7 +82,10 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     }
     let allowed = [
         ("email-worker", Consume("email.normal")),
+        ("order-worker", Consume("order.normal")),
         ("web", Ask("report.render.none")),
+        ("web", Ask("order.place.none")),
+        ("dispatcher", Ask("order.place.none")),
         ("pdf-report", Ask("email.send.none")),
         ("dispatcher", Ask("email.send.none")),
         ("web", Publish("postroom.control")),
@@ -95,6 +98,10 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     }
     let refused = [
         ("email-worker", Ask("email.send.none")),
+        ("order-worker", Ask("email.send.none")),
+        ("order-worker", Ask("order.place.none")),
+        ("order-worker", Consume("email.normal")),
+        ("email-worker", Consume("order.normal")),
         ("email-worker", Publish("postroom.control")),
         ("partner", Publish("postroom.control")),
         ("dispatcher", Ask("noop.run.none")),

@@ -7,7 +7,7 @@ use store::orders::Shipment;
 
 use super::{OrderView, find};
 use crate::App;
-use crate::caller::Caller;
+use crate::caller::Member;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 
@@ -19,18 +19,18 @@ use crate::routes::Id;
     params(("id" = Uuid, Path, description = "The order's id, which is its job's")),
     responses(
         (status = 200, description = "It is shipped, now or since earlier", body = OrderView),
-        (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The user is not staff, the token has not the scope `jobs:write`, or another site sent the request",
-            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Who is signed in does not belong to the staff, another site sent the request, or a token came with \
+            it", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such order", body = ProblemBody, content_type = "application/problem+json"),
         (status = 409, description = "It is not placed, or cancelled", body = ProblemBody, content_type = "application/problem+json"),
         (status = 503, description = "What is stored cannot be reached at the moment; it may be shipped", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []), ("session" = []))
+    security(("session" = []))
 )]
-pub(crate) async fn ship(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Json<OrderView>, Problem> {
-    caller.must_be(Role::Staff)?;
+pub(crate) async fn ship(State(app): State<App>, member: Member, Id(id): Id) -> Result<Json<OrderView>, Problem> {
+    member.must_be(Role::Staff)?;
     match store::orders::ship(&app.pool, id).await? {
         Shipment::Shipped(order) => {
             tracing::info!(order.id = %id, "shipped an order");

@@ -9,7 +9,7 @@ use store::versions::Replaced;
 use utoipa::ToSchema;
 
 use crate::App;
-use crate::caller::Caller;
+use crate::caller::{Caller, Member};
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 use crate::strict_json::StrictJson;
@@ -96,9 +96,9 @@ pub(crate) async fn show_stock(
     responses(
         (status = 200, description = "The stock as it is now", body = StockView, headers(("ETag" = String, description = "The number"))),
         (status = 400, description = "The body is no JSON", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 403, description = "The user is not staff, the token has not the scope `jobs:write`, or another site sent the request",
-            body = ProblemBody, content_type = "application/problem+json"),
+        (status = 401, description = "Nobody is signed in", body = ProblemBody, content_type = "application/problem+json"),
+        (status = 403, description = "Who is signed in does not belong to the staff, another site sent the request, or a token came with \
+            it", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such product", body = ProblemBody, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = ProblemBody, content_type = "application/problem+json"),
         (status = 412, description = "There are not as many as `If-Match` says", body = ProblemBody,
@@ -110,16 +110,16 @@ pub(crate) async fn show_stock(
         (status = 503, description = "What is stored cannot be reached at the moment; the change may have been made", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
-    security(("token" = []), ("session" = []))
+    security(("session" = []))
 )]
 pub(crate) async fn replace_stock(
     State(app): State<App>,
-    caller: Caller,
+    member: Member,
     Id(id): Id,
     headers: HeaderMap,
     StrictJson(StockRequest { stock: Pieces(stock) }): StrictJson<StockRequest>,
 ) -> Result<Response, Problem> {
-    caller.must_be(Role::Staff)?;
+    member.must_be(Role::Staff)?;
     match store::products::set_stock(&app.pool, id, stock, versioned::versions(&headers).as_deref()).await? {
         Replaced::Missing => Err(Problem::NotFound("product")),
         Replaced::Differs => Err(Problem::VersionDiffers),
