@@ -17,6 +17,7 @@ async fn main() -> anyhow::Result<()> {
     let start = Instant::now();
     match timeout(DEADLINE, load(&pool)).await.context("the sample data takes too long")?? {
         Loaded::All => tracing::info!(duration_ms = start.elapsed().as_millis(), "loaded the sample data"),
+        Loaded::Stock => tracing::info!("filled the shelves of the sample shop"),
         Loaded::Nothing => tracing::info!("the shop has data already; nothing was loaded"),
     }
     let signing_up = timeout(DEADLINE, sample_callers::sign_up(&pool, &settings.tokens)).await;

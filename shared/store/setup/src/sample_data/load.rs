@@ -17,6 +17,8 @@ const CHUNK: usize = 5_000;
 pub enum Loaded {
     /// The shop is there now.
     All,
+    /// The stock of a sample shop that was loaded when nothing could be ordered yet.
+    Stock,
     /// Nothing: the database has customers, products or orders already.
     Nothing,
 }
@@ -33,11 +35,14 @@ pub async fn load(pool: &PgPool) -> anyhow::Result<Loaded> {
     lock.execute(&mut *transaction).await.context("wait for the lock of the sample data")?;
     let any = "SELECT EXISTS (SELECT FROM users) OR EXISTS (SELECT FROM products) OR EXISTS (SELECT FROM orders)";
     let any = sqlx::query(any).fetch_one(&mut *transaction).await.context("look for a shop")?;
-    if any.try_get(0).context("look for a shop")? {
-        return Ok(Loaded::Nothing);
+    let any: bool = any.try_get(0).context("look for a shop")?;
+    let shop = tokio::task::spawn_blocking(Shop::of_2025).await.context("make the sample shop")??;
+    if any {
+        let filled = fill_empty_shelves(&mut transaction, &shop.products).await.context("fill the shelves")?;
+        transaction.commit().await.context("commit the stock")?;
+        return Ok(if filled { Loaded::Stock } else { Loaded::Nothing });
     }
 
-    let shop = tokio::task::spawn_blocking(Shop::of_2025).await.context("make the sample shop")??;
     insert_products(&mut transaction, &shop.products).await.context("insert the products")?;
     for customers in shop.customers.chunks(CHUNK) {
         insert_customers(&mut transaction, customers).await.context("insert the customers")?;
@@ -68,6 +73,21 @@ async fn run(connection: &mut PgConnection, statement: &'static str) -> anyhow::
 /// One value of each row, as PostgreSQL's `unnest` wants them.
 fn column<'r, R, T>(rows: &'r [R], value: impl Fn(&'r R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
+}
+
+/// Fills the shelves of the sample shop, if all of them are empty and nobody has sold anything from them.
+async fn fill_empty_shelves(connection: &mut PgConnection, products: &[Product]) -> Result<bool, sqlx::Error> {
+    let filled = sqlx::query(
+        "UPDATE products SET stock = sample.stock FROM unnest($1::uuid[], $2::bigint[]) AS sample (id, stock)
+         WHERE products.id = sample.id AND sample.stock > 0
+           AND NOT EXISTS (SELECT FROM products WHERE stock > 0)
+           AND NOT EXISTS (SELECT FROM orders WHERE accepted_at <> placed_at)",
+    )
+    .bind(column(products, |product| product.id))
+    .bind(column(products, |product| product.stock))
+    .execute(connection)
+    .await?;
+    Ok(filled.rows_affected() > 0)
 }
 
 async fn insert_products(connection: &mut PgConnection, products: &[Product]) -> Result<(), sqlx::Error> {

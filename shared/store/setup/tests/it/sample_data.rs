@@ -37,6 +37,35 @@ async fn of_several_that_load_at_once_one_does() {
 }
 
 #[tokio::test]
+async fn the_shelves_of_a_shop_of_before_there_was_a_stock_are_filled_once() {
+    let (_database, pool) = migrated().await;
+    let shop = Shop::of_2025().unwrap();
+    for product in &shop.products[..2] {
+        let insert =
+            "INSERT INTO products (id, sku, name, category, price_minor, currency) VALUES ($1, $2, 'x', 'x', 1, 'EUR')";
+        sqlx::query(insert).bind(product.id).bind(&product.sku).execute(&pool).await.unwrap();
+    }
+    assert_eq!(load(&pool).await.unwrap(), Loaded::Stock);
+    let stock = "SELECT stock FROM products ORDER BY sku";
+    let filled: Vec<i64> = sqlx::query_scalar(stock).fetch_all(&pool).await.unwrap();
+    assert!(filled.len() == 2 && filled.iter().all(|stock| *stock > 0), "{filled:?}");
+    assert_eq!(load(&pool).await.unwrap(), Loaded::Nothing);
+    // Sold out is not the same.
+    sqlx::query("UPDATE products SET stock = 0").execute(&pool).await.unwrap();
+    sqlx::query(
+        "WITH buyer AS (
+             INSERT INTO users (id, name, email, country) VALUES (gen_random_uuid(), 'Ada', 'ada@shop.example', 'DE') RETURNING id
+         )
+         INSERT INTO orders (id, user_id, status, placed_at, accepted_at, country, currency, total_minor)
+         SELECT gen_random_uuid(), id, 'placed', now(), now() - interval '1 second', 'DE', 'EUR', 1 FROM buyer",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    assert_eq!(load(&pool).await.unwrap(), Loaded::Nothing);
+}
+
+#[tokio::test]
 async fn a_load_that_fails_leaves_nothing() {
     let (_database, pool) = migrated().await;
     sqlx::query("ALTER TABLE order_items ADD CHECK (quantity < 4)").execute(&pool).await.unwrap();
