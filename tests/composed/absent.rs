@@ -38,6 +38,9 @@ async fn services_that_start_without_the_broker_take_work_and_do_it_once_it_is_b
         "email-worker consuming",
         "email-worker publishing",
         "email-worker topology",
+        "order-worker consuming",
+        "order-worker publishing",
+        "order-worker topology",
         "pdf-report consuming",
         "pdf-report publishing",
         "pdf-report topology",
@@ -69,8 +72,14 @@ async fn services_that_start_without_the_database_take_work_and_do_it_once_it_is
     // Once asked while the database was there, web knows the token without it.
     assert_eq!(caller.get("/v1/schedules").await.status(), StatusCode::OK);
     let database = copies_of("postgres");
-    let parts =
-        ["dispatcher database", "email-worker consuming", "pdf-report consuming", "web database", "web-2 database"];
+    let parts = [
+        "dispatcher database",
+        "email-worker consuming",
+        "order-worker consuming",
+        "pdf-report consuming",
+        "web database",
+        "web-2 database",
+    ];
     let ours = started_without(&database, &parts).await;
     let mut ids = Vec::new();
     for web in [0, 1] {

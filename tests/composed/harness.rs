@@ -82,6 +82,10 @@ impl Caller {
         self.client.post(self.url(path)).bearer_auth(self.token).json(body).send().await.expect("web answers")
     }
 
+    pub(crate) async fn delete(&self, path: &str) -> Response {
+        self.client.delete(self.url(path)).bearer_auth(self.token).send().await.expect("web answers")
+    }
+
     /// Sends any body as any content type.
     pub(crate) async fn post_raw(&self, path: &str, content_type: &str, body: Vec<u8>) -> Response {
         let request =
@@ -91,7 +95,16 @@ impl Caller {
 
     /// Asks for a report; its id. The Location of the `202` must be there from the first moment.
     pub(crate) async fn accepted(&self, body: &Value) -> String {
-        let response = self.post("/v1/reports", body).await;
+        self.accepted_at("/v1/reports", body).await
+    }
+
+    /// Orders; the order's id, which is its job's.
+    pub(crate) async fn ordered(&self, body: &Value) -> String {
+        self.accepted_at("/v1/orders", body).await
+    }
+
+    async fn accepted_at(&self, path: &str, body: &Value) -> String {
+        let response = self.post(path, body).await;
         let status = response.status();
         let location = response.headers().get("location").map(|value| value.to_str().unwrap().to_owned());
         let text = response.text().await.unwrap();
@@ -248,6 +261,27 @@ pub(crate) async fn mail_arrived(report: &str) -> Vec<Value> {
     }
 }
 
+/// Every mail that a job asked for.
+pub(crate) async fn mails_of(job: &str) -> Vec<Value> {
+    let mail = Uuid::new_v5(&job.parse().unwrap(), b"email.send").to_string();
+    let all: Value = Client::new().get(mail_url("/email")).send().await.unwrap().json().await.unwrap();
+    let is_its = |received: &&Value| received["headers"]["message-id"].as_str().is_some_and(|id| id.contains(&mail));
+    all.as_array().unwrap().iter().filter(is_its).cloned().collect()
+}
+
+/// The mails that a job asked for, once there is one.
+pub(crate) async fn sent_mail(job: &str) -> Vec<Value> {
+    let end = Instant::now() + DEADLINE;
+    loop {
+        let mails = mails_of(job).await;
+        if !mails.is_empty() {
+            return mails;
+        }
+        assert!(Instant::now() < end, "no mail of {job}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Waits until no job is ready, delayed or being done.
 pub(crate) async fn all_work_done() {
     let end = Instant::now() + DEADLINE;
@@ -257,7 +291,7 @@ pub(crate) async fn all_work_done() {
         let busy = list.lines().filter(|line| {
             let (queue, count) = line.split_once('\t').unwrap_or_default();
             // In a lane or a delay; what died lies still.
-            let works = ["report.", "email."].iter().any(|worker| queue.starts_with(worker));
+            let works = ["report.", "email.", "order."].iter().any(|worker| queue.starts_with(worker));
             works && !queue.ends_with(".dead") && count != "0"
         });
         if list.contains("report.normal") && busy.count() == 0 {

@@ -9,5 +9,6 @@ mod copies;
 mod faults;
 mod harness;
 mod main_job;
+mod orders;
 mod partner;
 mod trace;
