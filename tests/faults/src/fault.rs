@@ -1,6 +1,7 @@
 //! The faults, each from its beginning to its end.
 
 use std::fmt;
+use std::future::ready;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -16,7 +17,7 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::load::{Accepted, Kind, Load, Report};
-use crate::system::{System, ready};
+use crate::system::{self, System};
 use crate::verdict::Verdict;
 
 /// The load runs for so long before a fault begins.
@@ -31,6 +32,12 @@ const PAST_SILENCE: Duration = Duration::from_secs(7);
 const SHORT: Duration = Duration::from_secs(3);
 /// Past the first retry of a report, and before any of a mail.
 const BRIEF: Duration = Duration::from_secs(2);
+
+/// Orders at once, five times, while there is no database.
+const ORDERS: usize = 30;
+
+/// Whose copies are killed one after another.
+const WORKERS: [&str; 3] = ["email-worker", "order-worker", "pdf-report"];
 
 /// The Redis of the cache.
 const COPIES: &str = "redis-cache";
@@ -53,6 +60,8 @@ pub(crate) enum Fault {
     DiskAlarm,
     /// PostgreSQL is stopped and started again
     PostgresStopped,
+    /// PostgreSQL is stopped for a whole load of orders, and all that takes or shows them is killed meanwhile
+    OrdersWithoutPostgres,
     /// The Redis of the copies is stopped and started again
     RedisCacheStopped,
     /// The Redis of the copies stands still
@@ -162,7 +171,9 @@ impl Fault {
             }
             Self::RelayRefuses => (verdict.dead > 0, "no mail was refused"),
             Self::RelayDrops => (verdict.maybe_sent > 0, "no mail was in doubt"),
-            Self::PostgresStopped | Self::FilesFull => (verdict.recovered_after > Duration::ZERO, "nobody was held up"),
+            Self::PostgresStopped | Self::OrdersWithoutPostgres | Self::FilesFull => {
+                (verdict.recovered_after > Duration::ZERO, "nobody was held up")
+            }
             // The relay counts by itself; of a cluster's node others may take over before anybody notices.
             Self::RelaySlow | Self::RelayDefers | Self::RelayHangs | Self::LeaderKilled | Self::LeaderCutOff => {
                 return None;
@@ -198,6 +209,7 @@ impl Fault {
                 control(&["set_disk_free_limit", "1GB"]);
             }
             Self::PostgresStopped => stop_and_start("postgres").await,
+            Self::OrdersWithoutPostgres => order_without_database(system, load).await?,
             Self::RedisCacheStopped => stop_and_start(COPIES).await,
             Self::RedisCachePaused => pause(COPIES, PAST_SILENCE).await,
             Self::RedisCacheKilled => kill_and_start(COPIES),
@@ -278,10 +290,30 @@ async fn kill_workers(system: &System) -> anyhow::Result<()> {
         let chance = rand::rng().random_range(0..800);
         sleep(Duration::from_millis(chance)).await;
         system.noop_workers.kill(rand::rng().random_range(0..2))?;
-        let worker =
-            copies_of(if rand::random() { "email-worker" } else { "pdf-report" }).one(rand::random_range(0..2));
+        let worker = copies_of(WORKERS[rand::random_range(0..WORKERS.len())]).one(rand::random_range(0..2));
         block_in_place(|| worker.kill());
         block_in_place(|| worker.start());
+    }
+    Ok(())
+}
+
+/// Each order is taken without the database, and shown at each web whatever was killed since.
+async fn order_without_database(system: &System, load: &mut Load) -> anyhow::Result<()> {
+    let (database, web) = (copies_of("postgres"), &system.ways.web);
+    block_in_place(|| database.stop());
+    let mut taken = web.orders(ORDERS).await?;
+    for struck in ["order-worker", COPIES, "web", "web-2"] {
+        kill_and_start(struck);
+        taken.extend(web.orders(ORDERS).await?);
+        web.answers().await?;
+        if struck == COPIES {
+            web.show(&taken).await?;
+        }
+    }
+    web.show(&taken).await?;
+    block_in_place(|| database.start());
+    for order in taken {
+        load.add(|_| ready(Ok(order)));
     }
     Ok(())
 }
@@ -299,7 +331,7 @@ async fn kill_webs(system: &System, load: &mut Load) {
         block_in_place(|| container.kill());
         system.proxy(web).hold_answers(false);
         block_in_place(|| container.start());
-        ready(&container).await;
+        system::ready(&container).await;
     }
 }
 
@@ -315,7 +347,7 @@ async fn kill_dispatchers(system: &System, load: &mut Load) {
     block_in_place(|| dispatchers.kill());
     system.proxy("dispatcher").hold_answers(false);
     block_in_place(|| dispatchers.start());
-    ready(&dispatchers).await;
+    system::ready(&dispatchers).await;
 }
 
 fn publish_twice(load: &mut Load) {

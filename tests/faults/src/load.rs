@@ -1,4 +1,4 @@
-//! The jobs that run while a fault strikes: reports by HTTP, mails and no-ops by the broker. A job counts as accepted from the
+//! The jobs that run while a fault strikes: reports and orders by HTTP, mails and no-ops by the broker. A job counts as accepted from the
 //! `202` or the confirm; what gets neither is asked for again under the same id, as a good client does.
 
 use std::sync::Arc;
@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use backing::composed;
 use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::try_join_all;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use pipeline::jobs::{Noop, SendEmail};
 use pipeline::{Job, OutgoingJob, Publisher};
 use reqwest::{Client, RequestBuilder, StatusCode};
@@ -23,6 +25,10 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// Of a hundred jobs so many are reports, each with its mail, and so many are mails of their own; the rest are no-ops.
 const REPORTS: u32 = 1;
 const MAILS: u32 = 4;
+/// And so many orders, each with its mail.
+const ORDERS: u32 = 2;
+/// Pages that are looked at at once.
+const LOOKS: usize = 32;
 /// One no-op of ten lasts so long, so that some run whenever something breaks.
 const WHILE: Duration = Duration::from_millis(300);
 
@@ -43,6 +49,8 @@ pub(crate) struct Web {
     /// Where the copies are.
     copies: [String; 2],
     token: &'static str,
+    /// Of which there is plenty.
+    product: Uuid,
     asked: AtomicU32,
 }
 
@@ -61,6 +69,8 @@ pub(crate) enum Kind {
     /// With a mail that follows from it.
     Report,
     Mail,
+    /// With a mail that follows from it.
+    Order,
     Noop,
     /// What can never be done.
     Poison,
@@ -71,10 +81,10 @@ impl Accepted {
         Self { id, kind, at: Utc::now(), in_vain }
     }
 
-    /// The id of the mail that a report asks for.
+    /// The id of the mail that a report or an order asks for, or its own.
     pub(crate) fn mail(&self) -> Option<Uuid> {
         match self.kind {
-            Kind::Report => Some(Uuid::new_v5(&self.id, SendEmail::KIND.as_bytes())),
+            Kind::Report | Kind::Order => Some(Uuid::new_v5(&self.id, SendEmail::KIND.as_bytes())),
             Kind::Mail => Some(self.id),
             Kind::Noop | Kind::Poison => None,
         }
@@ -139,6 +149,7 @@ async fn hand_in(ways: Arc<Ways>, jobs: u32, length: Duration, enough: Cancellat
             match number % 100 {
                 place if place < REPORTS => ways.web.report(Report::default()).await,
                 place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
+                place if place < REPORTS + MAILS + ORDERS => ways.web.order().await,
                 place if place % 10 == 9 => ways.noop(Uuid::now_v7(), WHILE).await,
                 _ => ways.noop(Uuid::now_v7(), Duration::ZERO).await,
             }
@@ -172,32 +183,79 @@ impl Ways {
 }
 
 impl Web {
-    pub(crate) fn new() -> anyhow::Result<Self> {
+    /// Everybody orders this product.
+    pub(crate) fn new(product: Uuid) -> anyhow::Result<Self> {
         let token = composed("POSTROOM_TOKEN_ALICE");
-        Ok(Self { client: client()?, copies: webs(), token, asked: AtomicU32::new(0) })
+        Ok(Self { client: client()?, copies: webs(), token, product, asked: AtomicU32::new(0) })
     }
 
     pub(crate) async fn report(&self, report: Report) -> anyhow::Result<Accepted> {
-        let (key, end) = (Uuid::new_v4(), Instant::now() + PATIENCE);
-        let turn = self.asked.fetch_add(1, Ordering::Relaxed) as usize;
+        let turn = self.turn();
         let day = (Utc::now() - TimeDelta::days(30 + i64::from(turn as u32 % 300))).date_naive();
         let mut body = json!({"report": "sales", "period": {"from": day, "to": day}});
         if let Some(run_at) = report.run_at {
             body["run_at"] = json!(run_at);
         }
+        self.insist(report.web.unwrap_or(turn), "/v1/reports", Kind::Report, &body).await
+    }
+
+    /// One piece of the product.
+    pub(crate) async fn order(&self) -> anyhow::Result<Accepted> {
+        let body = json!({"items": [{"product_id": self.product, "quantity": 1}]});
+        self.insist(self.turn(), "/v1/orders", Kind::Order, &body).await
+    }
+
+    /// So many orders at once.
+    pub(crate) async fn orders(&self, count: usize) -> anyhow::Result<Vec<Accepted>> {
+        try_join_all((0..count).map(|_| self.order())).await
+    }
+
+    /// Waits until each copy answers, whatever it lacks.
+    pub(crate) async fn answers(&self) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        for copy in 0..self.copies.len() {
+            while self.get(copy, "/openapi.json").send().await.is_err() {
+                ensure!(Instant::now() < end, "web does not come back");
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at each order and its job at each copy: they must be there, and wait.
+    pub(crate) async fn show(&self, orders: &[Accepted]) -> anyhow::Result<()> {
+        let paths = orders.iter().flat_map(|order| ["orders", "jobs"].map(|kind| format!("/v1/{kind}/{}", order.id)));
+        let looks = paths.flat_map(|path| (0..self.copies.len()).map(move |copy| (copy, path.clone())));
+        let looks = looks.map(|(copy, path)| async move {
+            let shown = self.get(copy, &path).send().await.with_context(|| format!("no answer to {path}"))?;
+            ensure!(shown.status() == StatusCode::OK, "{path} was answered {}", shown.status());
+            let shown: Value = shown.json().await?;
+            ensure!(shown["state"] == "queued", "{path} is not queued: {shown}");
+            Ok(())
+        });
+        stream::iter(looks).buffer_unordered(LOOKS).try_collect().await
+    }
+
+    /// Another copy's each time.
+    fn turn(&self) -> usize {
+        self.asked.fetch_add(1, Ordering::Relaxed) as usize
+    }
+
+    /// Asks until it is accepted, under one key, one copy after another.
+    async fn insist(&self, first: usize, path: &str, kind: Kind, body: &Value) -> anyhow::Result<Accepted> {
+        let (key, end) = (Uuid::new_v4(), Instant::now() + PATIENCE);
         for in_vain in 0.. {
-            let web = report.web.unwrap_or(turn) + in_vain as usize;
-            match self.post(web, key, &body).await {
+            match self.post(first + in_vain as usize, path, key, body).await {
                 Ok((StatusCode::ACCEPTED, job)) => {
                     let id = job["id"].as_str().context("a 202 without an id")?.parse()?;
-                    return Ok(Accepted::now(id, Kind::Report, in_vain));
+                    return Ok(Accepted::now(id, kind, in_vain));
                 }
                 // What the problem type says to repeat, a gateway's word, or no word at all.
                 Ok((status, _)) if status.is_server_error() => {}
-                Ok((status, problem)) => bail!("a report was answered {status}: {problem}"),
+                Ok((status, problem)) => bail!("{path} was answered {status}: {problem}"),
                 Err(_) => {}
             }
-            ensure!(Instant::now() < end, "no web takes a report");
+            ensure!(Instant::now() < end, "no web takes what is sent to {path}");
             sleep(PAUSE).await;
         }
         bail!("there is no web")
@@ -217,9 +275,9 @@ impl Web {
         Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))
     }
 
-    async fn post(&self, web: usize, key: Uuid, body: &Value) -> reqwest::Result<(StatusCode, Value)> {
+    async fn post(&self, web: usize, path: &str, key: Uuid, body: &Value) -> reqwest::Result<(StatusCode, Value)> {
         let web = &self.copies[web % self.copies.len()];
-        let request = self.client.post(format!("{web}/v1/reports")).bearer_auth(self.token);
+        let request = self.client.post(format!("{web}{path}")).bearer_auth(self.token);
         let response = request.header("idempotency-key", key.to_string()).json(body).send().await?;
         Ok((response.status(), response.json().await?))
     }

@@ -132,7 +132,7 @@ async fn strike(system: &System, fault: Fault, jobs: u32, phases: &mut Phases) -
         visitors.all_are_served().await?;
         past_the_cache = system.reads_past_the_cache();
     }
-    let (begun, before) = (Utc::now(), system.acked_as_done());
+    let (begun, before, stock) = (Utc::now(), system.acked_as_done(), system::stock().await?);
     phases.end("counters");
     let visits = visitors.map(Visits::start);
     let followers = visitors.map(|_| Followers::start(&system.ways));
@@ -152,6 +152,7 @@ async fn strike(system: &System, fault: Fault, jobs: u32, phases: &mut Phases) -
     system.ready().await?;
     phases.end("ready");
     let mut verdict = Verdict::of(system, fault, &accepted, begun, over, phases).await?;
+    verdict.judge_orders(&accepted, begun, stock).await?;
     if let (Some(visitors), Some(visits)) = (visitors, visits) {
         verdict.judge_visits(fault, visits.finish().await?);
         verdict.judge_followed(followed).await?;

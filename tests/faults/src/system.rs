@@ -26,10 +26,11 @@ use crate::visits::Visitors;
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Whose connections to the broker have a proxy of their own, and the variable that says where.
-const PROXIES: [(&str, &str); 7] = [
+const PROXIES: [(&str, &str); 8] = [
     ("web", "POSTROOM_FAULTS_WEB"),
     ("web-2", "POSTROOM_FAULTS_WEB_2"),
     ("email-worker", "POSTROOM_FAULTS_EMAIL_WORKER"),
+    ("order-worker", "POSTROOM_FAULTS_ORDER_WORKER"),
     ("pdf-report", "POSTROOM_FAULTS_PDF_REPORT"),
     ("dispatcher", "POSTROOM_FAULTS_DISPATCHER"),
     ("noop-worker", "POSTROOM_FAULTS_NOOP_WORKER"),
@@ -71,7 +72,7 @@ impl System {
         let load = addresses("POSTROOM_FAULTS_LOAD");
         let brokers = [load_broker("noop-worker", &load).await?, load_broker("pdf-report", &load).await?];
         let [noops, mails] = brokers.each_ref().map(Broker::publisher);
-        let web = Web::new()?;
+        let web = Web::new(plentiful().await?)?;
         let first = web.report(Report::default()).await?.id;
         ready(&copies_of("web").and(copies_of("web-2"))).await;
         let visitors = Arc::new(Visitors::invite().await?);
@@ -143,7 +144,7 @@ impl System {
 
     /// How often each container has acked a delivery of a job that it knew to be done.
     pub(crate) fn acked_as_done(&self) -> BTreeMap<String, u64> {
-        let workers = copies_of("email-worker").and(copies_of("pdf-report"));
+        let workers = copies_of("email-worker").and(copies_of("order-worker")).and(copies_of("pdf-report"));
         block_in_place(|| workers.counters("jobs_total", "outcome=\"repeated\""))
     }
 
@@ -241,6 +242,17 @@ async fn load_broker(service: &str, nodes: &[String]) -> anyhow::Result<Broker> 
         sleep(PAUSE).await;
     }
     Ok(broker)
+}
+
+/// The product of which there is most.
+async fn plentiful() -> anyhow::Result<Uuid> {
+    let query = "SELECT id FROM products ORDER BY stock DESC, id LIMIT 1";
+    Ok(sqlx::query_scalar(query).fetch_one(&mut database().await?).await?)
+}
+
+/// What is on all shelves together.
+pub(crate) async fn stock() -> anyhow::Result<i64> {
+    Ok(sqlx::query_scalar("SELECT sum(stock)::bigint FROM products").fetch_one(&mut database().await?).await?)
 }
 
 /// A mail about a report, once that is there.

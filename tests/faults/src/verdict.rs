@@ -166,6 +166,38 @@ impl Verdict {
         self.seen = Some(seen);
     }
 
+    /// Each order must stand once, with the time at which it was taken, and have taken its piece off the shelf.
+    pub(crate) async fn judge_orders(
+        &mut self,
+        accepted: &[Accepted],
+        begun: DateTime<Utc>,
+        stock: i64,
+    ) -> anyhow::Result<()> {
+        let orders: HashMap<Uuid, DateTime<Utc>> =
+            accepted.iter().filter(|job| job.kind == Kind::Order).map(|order| (order.id, order.at)).collect();
+        let ids: Vec<Uuid> = orders.keys().copied().collect();
+        let query = "SELECT id, accepted_at FROM orders WHERE id = ANY($1) OR placed_at >= $2";
+        let mut database = system::database().await?;
+        let placed: Vec<(Uuid, DateTime<Utc>)> =
+            sqlx::query_as(query).bind(ids).bind(begun).fetch_all(&mut database).await?;
+        let placed: HashMap<Uuid, DateTime<Utc>> = placed.into_iter().collect();
+        self.lost += orders.keys().filter(|id| !placed.contains_key(id)).count() as u64;
+        for (id, accepted_at) in &placed {
+            match orders.get(id) {
+                Some(answered_at) if begun <= *accepted_at && accepted_at <= answered_at => {}
+                Some(answered_at) => {
+                    self.wrong.push(format!("the order {id} was taken by {answered_at}, and says {accepted_at}"));
+                }
+                None => self.wrong.push(format!("nobody asked for the order {id}")),
+            }
+        }
+        let taken = stock - system::stock().await?;
+        if usize::try_from(taken) != Ok(placed.len()) {
+            self.wrong.push(format!("{} orders of a piece each took {taken} off the shelves", placed.len()));
+        }
+        Ok(())
+    }
+
     /// Whoever waits for a report must hear of its end soon.
     pub(crate) async fn judge_followed(&mut self, followed: Vec<Followed>) -> anyhow::Result<()> {
         let ids: Vec<Uuid> = followed.iter().map(|followed| followed.accepted.id).collect();
@@ -287,7 +319,7 @@ struct Expected {
     may_succeed: bool,
     may_die: bool,
     is_mail: bool,
-    /// Whether somebody was promised it: the mail of a report is not counted beside the report.
+    /// Whether somebody was promised it: the mail of a report or an order is not counted beside that.
     counts: bool,
 }
 
@@ -298,7 +330,7 @@ fn expectations(fault: Fault, accepted: &[Accepted]) -> BTreeMap<Uuid, Expected>
         let is_poison = job.kind == Kind::Poison;
         let may_die = is_poison || is_mail && fault.kills_mails();
         expected.insert(job.id, Expected { may_succeed: !is_poison, may_die, is_mail, counts: true });
-        if let (Kind::Report, Some(mail)) = (job.kind, job.mail()) {
+        if let (Kind::Report | Kind::Order, Some(mail)) = (job.kind, job.mail()) {
             let may_die = fault.kills_mails();
             expected.insert(mail, Expected { may_succeed: true, may_die, is_mail: true, counts: false });
         }
