@@ -11,12 +11,13 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::events::{
-    Event, EventBody, FailureReport, JobReference, PlacedLine, PlacedOrder, Progress, ReadyReport, Refusal,
-    RunReference,
+    Event, EventBody, FailureReport, JobReference, PlacedLine, PlacedOrder, Progress, ReadyRendition, ReadyReport,
+    ReadyVideo, Refusal, RunReference,
 };
 use crate::jobs::{
     FileReference, Grouping, Job, Message, Noop, OrderLine, OrderPlaced, OrderRefused, OrderedItem, Period, PlaceOrder,
-    Recipient, RenderReport, ReportKind, ReportReady, SendEmail,
+    Recipient, RenderReport, ReportKind, ReportReady, SendEmail, TranscodeVideo, VideoReady, VideoRefused, VideoSource,
+    VideoTitle,
 };
 use crate::topology;
 
@@ -65,6 +66,11 @@ fn alice() -> Recipient {
     }
 }
 
+fn holiday() -> VideoTitle {
+    "A week on Föhr".to_owned().try_into().unwrap()
+}
+
+const VIDEO: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0006);
 const REPORT: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0001);
 const ORDER: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0003);
 const CUSTOMER: Uuid = Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0004);
@@ -115,6 +121,23 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
         &SendEmail { to: alice(), message: Message::OrderRefused(refused) },
     );
 
+    let ready = VideoReady { video_id: VIDEO, title: holiday(), seconds: 754, file: "720p.mp4".to_owned() };
+    golden("email.send.video-ready.example.json", &SendEmail { to: alice(), message: Message::VideoReady(ready) });
+    let reason = "This file is no video that can be read.".to_owned();
+    let refused = VideoRefused { video_id: VIDEO, title: holiday(), reason };
+    golden(
+        "email.send.video-refused.example.json",
+        &SendEmail { to: alice(), message: Message::VideoRefused(refused) },
+    );
+
+    let source = VideoSource {
+        key: format!("videos/{VIDEO}/source"),
+        bytes: 73_400_320,
+        sha256: "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08".to_owned(),
+    };
+    schema::<TranscodeVideo>("video.transcode.schema.json");
+    golden("video.transcode.example.json", &TranscodeVideo { title: holiday(), source, recipient: alice() });
+
     let line = OrderLine { product_id: LAMP, quantity: 2.try_into().unwrap() };
     let items = vec![line].try_into().unwrap();
     schema::<PlaceOrder>("order.place.schema.json");
@@ -126,7 +149,7 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
     schema::<Noop>("noop.run.schema.json");
     golden("noop.run.example.json", &Noop { note: "hello".to_owned() });
 
-    let described = [RenderReport::KIND, SendEmail::KIND, PlaceOrder::KIND, Noop::KIND];
+    let described = [RenderReport::KIND, SendEmail::KIND, PlaceOrder::KIND, TranscodeVideo::KIND, Noop::KIND];
     for kind in topology::WORKERS.iter().flat_map(|row| row.kinds) {
         assert!(described.contains(kind), "{kind} is not part of the published contract");
     }
@@ -167,6 +190,15 @@ fn every_event_has_its_example() {
         total_minor: 12_980,
         lines: vec![PlacedLine { product_id: LAMP, quantity: 2, unit_price_minor: 6490 }],
     };
+    let video_job = JobReference { id: VIDEO, kind: "video.transcode".to_owned(), owner: Some(CUSTOMER.to_string()) };
+    let rendition = |name: &str, width, height, bytes| ReadyRendition { name: name.to_owned(), width, height, bytes };
+    let video = ReadyVideo {
+        id: VIDEO,
+        title: holiday(),
+        millis: 754_320,
+        folder: format!("videos/{VIDEO}"),
+        renditions: vec![rendition("720p", 1280, 720, 231_004_112), rendition("480p", 854, 480, 98_220_800)],
+    };
     let bodies = [
         (false, EventBody::Queued {}),
         (true, EventBody::Started {}),
@@ -178,6 +210,7 @@ fn every_event_has_its_example() {
         (true, EventBody::Dead { failure: failure() }),
         (false, EventBody::ReportReady { report: ready }),
         (false, EventBody::OrderPlaced { order }),
+        (false, EventBody::VideoReady { video }),
     ];
     schema::<Event>("events.schema.json");
     for (from_a_run, body) in bodies {
@@ -188,7 +221,11 @@ fn every_event_has_its_example() {
                 id: Uuid::nil(),
                 trace: None,
                 payload_hash: None,
-                job: if matches!(body, EventBody::OrderPlaced { .. }) { order_job.clone() } else { job.clone() },
+                job: match body {
+                    EventBody::OrderPlaced { .. } => order_job.clone(),
+                    EventBody::VideoReady { .. } => video_job.clone(),
+                    _ => job.clone(),
+                },
                 run: from_a_run.then(|| run.clone()),
                 at: happened,
                 body,

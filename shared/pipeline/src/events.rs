@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::jobs::Period;
+use crate::jobs::{Period, VideoTitle};
 use crate::trace::TraceContext;
 use crate::worker::JobContext;
 
@@ -124,6 +124,12 @@ pub enum EventBody {
         /// The order.
         order: PlacedOrder,
     },
+    /// A video can be watched.
+    #[serde(rename = "video.ready")]
+    VideoReady {
+        /// The video.
+        video: ReadyVideo,
+    },
 }
 
 /// How far a job is.
@@ -205,6 +211,34 @@ pub struct PlacedLine {
     pub unit_price_minor: i64,
 }
 
+/// A video that is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadyVideo {
+    /// Its id, which is its job's.
+    pub id: Uuid,
+    /// Its title.
+    pub title: VideoTitle,
+    /// How long it lasts, in milliseconds.
+    pub millis: u64,
+    /// The folder of its files in the object store.
+    pub folder: String,
+    /// Its renditions, the largest first.
+    pub renditions: Vec<ReadyRendition>,
+}
+
+/// One size of a video.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ReadyRendition {
+    /// `720p` or `480p`; its MP4 file is `<name>.mp4`, its HLS playlist `<name>.m3u8`.
+    pub name: String,
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// The size of the MP4 file.
+    pub bytes: u64,
+}
+
 impl EventBody {
     /// The event's type, which is its routing key.
     #[must_use]
@@ -220,6 +254,7 @@ impl EventBody {
             Self::Dead { .. } => "job.dead",
             Self::ReportReady { .. } => "report.ready",
             Self::OrderPlaced { .. } => "order.placed",
+            Self::VideoReady { .. } => "video.ready",
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::jobs::{Job, Noop, PlaceOrder, RenderReport, SendEmail};
+use crate::jobs::{Job, Noop, PlaceOrder, RenderReport, SendEmail, TranscodeVideo};
 use crate::policy::{self, RetryPolicy, Tier};
 
 pub(crate) use declare::{DeclareError, declare};
@@ -98,6 +98,8 @@ pub struct WorkerRow {
 pub enum Prefetch {
     /// Twice what runs at once: the next job is at hand when one ends, and no more wait here that another process could do.
     Twice,
+    /// No more than what runs at once: a job that lasts is not to wait here while another process is idle.
+    Running,
     /// For jobs that take next to no time: enough that no worker waits for the broker, 256 at most.
     Many,
 }
@@ -108,6 +110,7 @@ impl Prefetch {
     pub fn with(self, concurrency: u16) -> u16 {
         match self {
             Self::Twice => concurrency.saturating_mul(2),
+            Self::Running => concurrency,
             Self::Many => concurrency.saturating_mul(16).min(concurrency.saturating_mul(2).max(256)),
         }
     }
@@ -158,6 +161,13 @@ pub const WORKERS: &[WorkerRow] = &[
         timeout: Duration::from_secs(120),
         prefetch: Prefetch::Twice,
     },
+    WorkerRow {
+        name: "video",
+        kinds: &[TranscodeVideo::KIND],
+        retry: policy::RENDERING,
+        timeout: Duration::from_secs(4 * 3600),
+        prefetch: Prefetch::Running,
+    },
 ];
 
 /// Every service that speaks to the broker.
@@ -165,7 +175,7 @@ pub const SERVICES: &[ServiceRow] = &[
     ServiceRow {
         name: "dispatcher",
         works: &[],
-        publishes: &[PlaceOrder::KIND, RenderReport::KIND, SendEmail::KIND],
+        publishes: &[PlaceOrder::KIND, RenderReport::KIND, SendEmail::KIND, TranscodeVideo::KIND],
         tracks: false,
         controls: false,
     },
@@ -180,9 +190,16 @@ pub const SERVICES: &[ServiceRow] = &[
         controls: false,
     },
     ServiceRow {
+        name: "video-worker",
+        works: &["video"],
+        publishes: &[SendEmail::KIND],
+        tracks: false,
+        controls: false,
+    },
+    ServiceRow {
         name: "web",
         works: &[],
-        publishes: &[PlaceOrder::KIND, RenderReport::KIND],
+        publishes: &[PlaceOrder::KIND, RenderReport::KIND, TranscodeVideo::KIND],
         tracks: true,
         controls: true,
     },

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{Job, Period, Recipient};
+use super::{Job, Period, Recipient, VideoTitle};
 
 /// Asks for one mail. Its `Message-ID` is made from the job's id, so that a mail sent twice can be told from two mails.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -35,6 +35,10 @@ pub enum Message {
     OrderPlaced(OrderPlaced),
     /// An order cannot be.
     OrderRefused(OrderRefused),
+    /// A video can be watched.
+    VideoReady(VideoReady),
+    /// A video cannot be shown.
+    VideoRefused(VideoRefused),
 }
 
 /// What the `report-ready` mail says.
@@ -103,6 +107,32 @@ pub struct OrderedItem {
 pub struct OrderRefused {
     /// The order's id, which is its job's.
     pub order_id: Uuid,
+    /// Why, in a sentence.
+    pub reason: String,
+}
+
+/// What the `video-ready` mail says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VideoReady {
+    /// The video's id, which is its job's.
+    pub video_id: Uuid,
+    /// Its title.
+    pub title: VideoTitle,
+    /// How long it lasts, in whole seconds.
+    pub seconds: u64,
+    /// The name of the file to watch: `720p.mp4`.
+    pub file: String,
+}
+
+/// What the `video-refused` mail says.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct VideoRefused {
+    /// The video's id, which is its job's.
+    pub video_id: Uuid,
+    /// Its title.
+    pub title: VideoTitle,
     /// Why, in a sentence.
     pub reason: String,
 }
