@@ -34,8 +34,14 @@ fn check(method: &Method, headers: &HeaderMap) -> Result<(), Problem> {
         cookies.to_str().is_ok_and(|cookies| cookies.split(';').any(|cookie| name(cookie) == sessions::COOKIE))
     });
     // What a form can send; handlers without a body would not look.
-    let form = headers.get(CONTENT_TYPE).is_some_and(|kind| !kind.to_str().is_ok_and(is_json));
+    let form = headers.get(CONTENT_TYPE).is_some_and(|kind| !kind.to_str().is_ok_and(is_no_forms));
     if with_session && form { Err(Problem::NotJson) } else { Ok(()) }
+}
+
+/// A type with which no form can send, and no script of another site without asking first.
+fn is_no_forms(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    is_json(media_type) || essence.starts_with("video/") || essence == "application/octet-stream"
 }
 
 fn name(cookie: &str) -> &str {

@@ -50,7 +50,7 @@ pub use rate_limits::{RateLimits, TooMany};
 pub use recorder::Recording;
 pub use routes::paths;
 pub use serve::serve;
-pub use settings::{DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings};
+pub use settings::{DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings, VideoSettings};
 pub use tracker::Tracker;
 
 /// What the handlers share.
@@ -74,6 +74,8 @@ pub struct App {
     pub(crate) limits: Limits,
     /// A permit for each request that may wait long: an event stream or a long poll.
     pub(crate) waiting: Arc<Semaphore>,
+    /// A permit for each upload that is under way.
+    pub(crate) uploads: Arc<Semaphore>,
     pub(crate) drain: CancellationToken,
 }
 
@@ -89,8 +91,14 @@ pub struct Limits {
     pub record_unheard: Duration,
     /// For the row of a job to appear whose copy Redis may have lost.
     pub unwritten: Duration,
-    /// For the whole of a request's body.
+    /// For the whole of a request's body; of an upload, for its next 64 KiB.
     pub body_read: Duration,
+    /// For an upload and its answer.
+    pub upload: Duration,
+    /// Uploads at once.
+    pub uploads: usize,
+    /// What an upload may have. A setting.
+    pub video_bytes: u64,
     /// From the end of a request's headers to the start of its answer.
     pub answer: Duration,
     /// The longest `Prefer: wait`.
@@ -119,6 +127,9 @@ impl Default for Limits {
             record_unheard: Duration::from_millis(250),
             unwritten: Duration::from_secs(1),
             body_read: Duration::from_secs(8),
+            upload: Duration::from_secs(2 * 3600),
+            uploads: 32,
+            video_bytes: 2 << 30,
             answer: Duration::from_secs(10),
             longest_wait: Duration::from_secs(60),
             keep_alive: Duration::from_secs(15),
@@ -171,6 +182,7 @@ impl App {
             pool,
             limits,
             waiting: Arc::new(Semaphore::new(limits.waiting)),
+            uploads: Arc::new(Semaphore::new(limits.uploads)),
             drain,
         };
         (app, recording)

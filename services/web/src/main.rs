@@ -39,7 +39,7 @@ async fn main() -> anyhow::Result<()> {
         redis.clone(),
         changes.clone(),
         rate_limits,
-        Limits::default(),
+        Limits { video_bytes: settings.videos.max_bytes, ..Limits::default() },
         drain(),
     );
     let listener =

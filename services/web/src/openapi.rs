@@ -7,7 +7,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, Secur
 use utoipa::openapi::{ContentBuilder, OpenApi as Description, PathItem, Ref, RefOr, Response, ResponseBuilder};
 use utoipa::{Modify, OpenApi};
 
-use crate::routes::{accounts, events, index, jobs, orders, products, reports, schedules, tokens};
+use crate::routes::{accounts, events, index, jobs, orders, products, reports, schedules, tokens, videos};
 use crate::sessions;
 
 #[derive(OpenApi)]
@@ -37,6 +37,9 @@ use crate::sessions;
         orders::show,
         orders::cancel,
         orders::ship,
+        videos::upload,
+        videos::show,
+        videos::file,
         schedules::create,
         schedules::list,
         schedules::show,

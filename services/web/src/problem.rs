@@ -1,7 +1,9 @@
 //! Everything that can go wrong in a request: one enum, one status mapping, one answer (RFC 9457).
 
 use axum::Json;
-use axum::http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::header::{
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use cache::FetchError;
@@ -38,7 +40,7 @@ pub(crate) enum Problem {
     Busy,
     /// The user has as many tokens as it may have.
     TooManyTokens(usize),
-    /// A signed link that was not made here, or not for this report.
+    /// A signed link that was not made here, or not for this report or video.
     LinkInvalid,
     /// A signed link whose time is over.
     LinkExpired,
@@ -51,7 +53,19 @@ pub(crate) enum Problem {
     /// The body did not arrive in time.
     BodyLate,
     /// The body is larger than so many bytes.
-    BodyTooLarge(usize),
+    BodyTooLarge(u64),
+    /// An upload does not say how long it is.
+    LengthMissing,
+    /// An upload broke off.
+    BodyBroken,
+    /// An upload is no video of a kind that is taken, by its declared type or by its first bytes.
+    NotVideo,
+    /// As many uploads are under way as may be.
+    TooManyUploads,
+    /// The store of files has no room for it.
+    StorageFull,
+    /// The range that was asked for lies outside of a file of so many bytes.
+    RangeOutside(u64),
     /// The body is not declared to be JSON.
     NotJson,
     /// The body is compressed.
@@ -176,7 +190,18 @@ impl Problem {
             }
             Self::BodyLate => ("body-late", StatusCode::REQUEST_TIMEOUT, "The body came too slowly"),
             Self::BodyTooLarge(_) => ("body-too-large", StatusCode::PAYLOAD_TOO_LARGE, "The body is too large"),
-            Self::NotJson | Self::Compressed => (
+            Self::LengthMissing => {
+                ("length-missing", StatusCode::LENGTH_REQUIRED, "The body does not say how long it is")
+            }
+            Self::BodyBroken => ("body-broken", StatusCode::BAD_REQUEST, "The body broke off"),
+            Self::TooManyUploads => {
+                ("too-many-uploads", StatusCode::SERVICE_UNAVAILABLE, "Too many files are being uploaded")
+            }
+            Self::StorageFull => ("storage-full", StatusCode::SERVICE_UNAVAILABLE, "There is no room for the file"),
+            Self::RangeOutside(_) => {
+                ("range-outside", StatusCode::RANGE_NOT_SATISFIABLE, "The range lies outside of the file")
+            }
+            Self::NotJson | Self::NotVideo | Self::Compressed => (
                 "unsupported-media-type",
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "The body is of a type that is not taken",
@@ -241,12 +266,17 @@ impl Problem {
             Self::IdentityUnavailable(_) | Self::Busy => "try again".to_owned(),
             Self::TooManyTokens(most) => format!("revoke one of the {most} first"),
             Self::LinkInvalid => "the address was changed, or is not one that this server made".to_owned(),
-            Self::LinkExpired => "ask for the report with a token, or have it made again".to_owned(),
+            Self::LinkExpired => "ask for it with a token, or have a new link made".to_owned(),
             Self::UnknownRoute => "no such address; GET /openapi.json lists those there are".to_owned(),
             Self::NotFound(what) => format!("no such {what}"),
             Self::MethodNotAllowed => "see the Allow header".to_owned(),
             Self::BodyLate => "send the body at once".to_owned(),
             Self::BodyTooLarge(limit) => format!("a body has at most {limit} bytes here"),
+            Self::LengthMissing => "send a Content-Length".to_owned(),
+            Self::BodyBroken => "nothing was kept; send it again".to_owned(),
+            Self::NotVideo => "send an MP4, QuickTime, Matroska or WebM file, and its type as Content-Type".to_owned(),
+            Self::TooManyUploads | Self::StorageFull => "nothing was kept; try again later".to_owned(),
+            Self::RangeOutside(bytes) => format!("the file has {bytes} bytes"),
             Self::NotJson => "the Content-Type must be application/json, in UTF-8".to_owned(),
             Self::Compressed => "the body must not have a Content-Encoding".to_owned(),
             Self::Malformed(detail) | Self::QueryInvalid(detail) => detail.clone(),
@@ -278,7 +308,7 @@ impl Problem {
     /// After how many seconds to try again. Every 429 and 503 says so.
     fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::NoQueue(_) => Some(60),
+            Self::NoQueue(_) | Self::StorageFull => Some(60),
             Self::TooMany(too_many) => Some(too_many.retry_after_seconds()),
             Self::QueueFull(_) | Self::QueueNearlyFull => Some(30),
             _ if self.kind().1 == StatusCode::SERVICE_UNAVAILABLE => Some(5),
@@ -303,7 +333,9 @@ impl Problem {
                 tracing::warn!(problem = name, job.id = %job, error = format!("{cause:#}"), "a request failed");
             }
             Self::Internal(error) => tracing::error!(problem = name, error = format!("{error:#}"), "a request failed"),
-            Self::Late | Self::TooManyStreams | Self::Busy => tracing::warn!(problem = name, "a request failed"),
+            Self::Late | Self::TooManyStreams | Self::Busy | Self::TooManyUploads | Self::StorageFull => {
+                tracing::warn!(problem = name, "a request failed")
+            }
             _ => {}
         }
     }
@@ -378,7 +410,16 @@ impl IntoResponse for Problem {
             Self::NotJson => _ = headers.insert(ACCEPT, HeaderValue::from_static("application/json")),
             Self::Compressed => _ = headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity")),
             // What is still to come of the body is not waited for.
-            Self::BodyLate | Self::BodyTooLarge(_) => _ = headers.insert(CONNECTION, HeaderValue::from_static("close")),
+            Self::BodyLate
+            | Self::BodyTooLarge(_)
+            | Self::BodyBroken
+            | Self::NotVideo
+            | Self::StorageFull
+            | Self::TooManyUploads => _ = headers.insert(CONNECTION, HeaderValue::from_static("close")),
+            Self::RangeOutside(bytes) => {
+                let told = HeaderValue::try_from(format!("bytes */{bytes}"));
+                told.into_iter().for_each(|told| drop(headers.insert(CONTENT_RANGE, told)));
+            }
             _ => {}
         }
         response

@@ -9,9 +9,10 @@ pub(crate) mod products;
 pub(crate) mod reports;
 pub(crate) mod schedules;
 pub(crate) mod tokens;
+pub(crate) mod videos;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{MethodRouter, delete, get, post, put};
@@ -24,6 +25,8 @@ use crate::{App, Limits, cross_site, edge, openapi, rate_limits, sessions};
 const REQUEST: u32 = 1;
 /// What one costs that makes work for others.
 const WORK: u32 = 10;
+/// What one costs that makes work for minutes, and takes room on a disk.
+const HEAVY: u32 = 100;
 /// A name that a person can read, in characters.
 const LONGEST_NAME: usize = 200;
 
@@ -34,6 +37,7 @@ type Row = (&'static str, Vec<(u32, MethodRouter<App>)>);
 fn table(limits: &Limits) -> Vec<Row> {
     let within = |limit| from_fn_with_state(limit, edge::answer_within);
     let soon = |methods: MethodRouter<App>| methods.layer(within(limits.answer));
+    let upload = post(videos::upload).layer(within(limits.upload)).layer(DefaultBodyLimit::disable());
     // `Prefer: wait` may make it the longest of all.
     let show_job = get(jobs::show).layer(within(limits.answer + limits.longest_wait));
     vec![
@@ -55,6 +59,9 @@ fn table(limits: &Limits) -> Vec<Row> {
         ("/v1/orders/{id}/shipment", vec![(REQUEST, soon(put(orders::ship)))]),
         ("/v1/schedules", vec![(REQUEST, soon(get(schedules::list))), (WORK, soon(post(schedules::create)))]),
         ("/v1/schedules/{id}", vec![(REQUEST, soon(get(schedules::show).delete(schedules::remove)))]),
+        ("/v1/videos", vec![(HEAVY, upload)]),
+        ("/v1/videos/{id}", vec![(REQUEST, soon(get(videos::show)))]),
+        ("/v1/videos/{id}/files/{name}", vec![(REQUEST, soon(get(videos::file)))]),
         ("/v1/register", vec![(WORK, soon(post(accounts::register)))]),
         ("/v1/login", vec![(WORK, soon(post(accounts::login)))]),
         ("/v1/logout", vec![(REQUEST, soon(post(accounts::logout)))]),
@@ -93,7 +100,7 @@ pub(crate) fn router(app: App) -> Router {
     routes.layer(sessions).layer(map_response(sessions::take_back_well))
 }
 
-/// The id of a job, report, order, product, user or token in a path. What is no id names nothing, and is answered so.
+/// The id of a job, report, video, order, product, user or token in a path. What is no id names nothing, and is answered so.
 pub(crate) struct Id(pub(crate) Uuid);
 
 impl<S: Send + Sync> FromRequestParts<S> for Id {

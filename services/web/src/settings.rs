@@ -33,8 +33,10 @@ pub struct Settings {
     pub broker: BrokerSettings,
     /// Where the database is.
     pub database: DatabaseSettings,
-    /// Where the reports are.
+    /// Where reports and videos are.
     pub files: FilesSettings,
+    /// What is taken of videos.
+    pub videos: VideoSettings,
     /// How signed links are made.
     pub links: LinkSettings,
 }
@@ -55,6 +57,14 @@ pub struct HttpSettings {
 pub struct LimitSettings {
     /// In a minute, and at once: a request counts as 1, one that makes work as 10.
     pub requests_per_minute: u32,
+}
+
+/// What is taken of videos.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VideoSettings {
+    /// The largest upload.
+    pub max_bytes: u64,
 }
 
 /// The servers of Redis, by what they are for.

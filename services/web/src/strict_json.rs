@@ -64,13 +64,13 @@ async fn read(
 ) -> Result<axum::body::Bytes, Problem> {
     let told = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if told.is_some_and(|told| told > BODY_BYTES as u64) {
-        return Err(Problem::BodyTooLarge(BODY_BYTES));
+        return Err(Problem::BodyTooLarge(BODY_BYTES as u64));
     }
     match tokio::time::timeout(time, to_bytes(body, BODY_BYTES)).await {
         Err(_) => Err(Problem::BodyLate),
         Ok(Ok(bytes)) => Ok(bytes),
         // Either it is longer than the limit, or the client is gone and reads no answer.
-        Ok(Err(_)) => Err(Problem::BodyTooLarge(BODY_BYTES)),
+        Ok(Err(_)) => Err(Problem::BodyTooLarge(BODY_BYTES as u64)),
     }
 }
 

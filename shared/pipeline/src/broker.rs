@@ -194,11 +194,11 @@ impl Broker {
         for row in self.service.works.iter().filter_map(|name| topology::worker(name)) {
             let hold = row.longest_hold(settings.concurrency.get());
             assert!(
-                hold < topology::CONSUMER_TIMEOUT,
+                hold < row.consumer_timeout(),
                 "a delivery of \"{}\" may be held for {} s, and the broker bears {} s: lower its prefetch or its timeout",
                 row.name,
                 hold.as_secs(),
-                topology::CONSUMER_TIMEOUT.as_secs()
+                row.consumer_timeout().as_secs()
             );
         }
         let runtime = Runtime {

@@ -75,7 +75,8 @@ impl Lane {
     }
 }
 
-/// How long RabbitMQ lets a consumer hold a delivery without settling it, by default, on every version.
+/// How long RabbitMQ lets a consumer hold a delivery without settling it, by default, on every version. Then it closes the channel,
+/// and gives what was held on it to somebody else.
 pub const CONSUMER_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
 /// One worker: the kinds that it does from its own queues, and how.
@@ -242,6 +243,20 @@ impl WorkerRow {
     #[must_use]
     pub fn suspect_queue(&self) -> String {
         format!("{}.suspect", self.name)
+    }
+
+    /// Whether one run may last longer than the broker lets a delivery be held. The queues of such a worker say themselves how long
+    /// that is.
+    #[must_use]
+    pub fn is_long(&self) -> bool {
+        self.timeout >= CONSUMER_TIMEOUT
+    }
+
+    /// How long the broker lets a delivery of this worker's queues be held. Of a long one: as long as a process that runs one job
+    /// at a time may need, and a quarter more.
+    #[must_use]
+    pub fn consumer_timeout(&self) -> Duration {
+        if self.is_long() { self.longest_hold(1).mul_f64(1.25) } else { CONSUMER_TIMEOUT }
     }
 
     /// The longest that a delivery may be held by a process that runs `concurrency` jobs at once, all of them to their timeout:

@@ -27,7 +27,7 @@ mod view;
 // With what describes it: the description is made of paths.
 pub(crate) use cancel::*;
 pub(crate) use timeline::EventView;
-pub(crate) use view::{JobView, is_cancelling};
+pub(crate) use view::{JobView, ProgressView, StateName, is_cancelling};
 
 /// How often one looks for a row that may be being written.
 const LOOK: Duration = Duration::from_millis(50);

@@ -33,3 +33,4 @@ mod stream;
 mod tokens;
 mod trace;
 mod tracking;
+mod videos;

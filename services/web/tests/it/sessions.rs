@@ -203,6 +203,7 @@ fn unsafe_requests(user: &Member) -> Vec<(Method, String, Option<Value>)> {
         (Method::POST, "/v1/orders".to_owned(), Some(json!({"items": [{"product_id": id, "quantity": 1}]}))),
         (Method::DELETE, format!("/v1/orders/{id}"), None),
         (Method::PUT, format!("/v1/orders/{id}/shipment"), None),
+        (Method::POST, "/v1/videos".to_owned(), Some(json!({}))),
         (Method::POST, "/v1/tokens".to_owned(), Some(json!({"name": "x", "scopes": ["jobs:read"]}))),
         (Method::DELETE, format!("/v1/tokens/{id}"), None),
     ]

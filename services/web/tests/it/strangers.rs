@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use store::jobs::JobEventType;
 use uuid::Uuid;
 
 use crate::harness::{ALICE_ID, Behind, PASSWORD, Told, Web, cache, database, insert_token, november, problem, sid};
@@ -22,6 +23,7 @@ use Gets::{Nothing, Open, Own};
 
 const HIDDEN: Gets = Nothing(404, "not-found");
 const STAFF_ONLY: Gets = Nothing(403, "role-missing");
+const NO_VIDEO: Gets = Nothing(415, "unsupported-media-type");
 const NO_TOKENS: Gets = Nothing(403, "session-needed");
 
 /// What is somebody's, of whom nothing may be told.
@@ -33,13 +35,14 @@ struct Victim {
     product: Uuid,
     /// One that stands, and one that is still to be placed.
     orders: [Uuid; 2],
+    video: Uuid,
 }
 
 /// A route with a body that would do something, what a session of a customer's gets and what a token of the customer's does.
 type Route = (Method, &'static str, String, Option<Value>, Gets, Gets);
 
 fn routes(victim: &Victim) -> Vec<Route> {
-    let Victim { job, schedule, token, user, product, orders: [order, queued] } = victim;
+    let Victim { job, schedule, token, user, product, orders: [order, queued], video } = victim;
     let weekly = json!({"name": "weekly", "cron": "0 8 * * 1", "time_zone": "UTC",
         "report": {"report": "sales", "period": "last-week"}});
     let account = json!({"name": "Eve", "email": "another@shop.example", "password": PASSWORD, "country": "DE"});
@@ -48,6 +51,7 @@ fn routes(victim: &Victim) -> Vec<Route> {
     let tea = json!({"name": "Poison", "category": "Pantry", "price_minor": 1, "currency": "EUR"});
     let wanted = json!({"items": [{"product_id": product, "quantity": 1}]});
     let at = |path: &'static str, id: &Uuid| (path, path.replace("{id}", &id.to_string()));
+    let named = |path: &'static str, id: &Uuid| (path, at(path, id).1.replace("{name}", "720p.mp4"));
     let rows = [
         (Method::GET, ("/", "/".to_owned()), None, Open, Open),
         (Method::GET, ("/openapi.json", "/openapi.json".to_owned()), None, Open, Open),
@@ -69,6 +73,10 @@ fn routes(victim: &Victim) -> Vec<Route> {
         (Method::DELETE, at("/v1/orders/{id}", order), None, HIDDEN, HIDDEN),
         (Method::DELETE, at("/v1/orders/{id}", queued), None, HIDDEN, HIDDEN),
         (Method::PUT, at("/v1/orders/{id}/shipment", order), None, STAFF_ONLY, NO_TOKENS),
+        // What is no video is stored for nobody: the body is checked after who sends it.
+        (Method::POST, at("/v1/videos", video), Some(json!({})), NO_VIDEO, NO_VIDEO),
+        (Method::GET, at("/v1/videos/{id}", video), None, HIDDEN, HIDDEN),
+        (Method::GET, named("/v1/videos/{id}/files/{name}", video), None, HIDDEN, HIDDEN),
         (Method::GET, at("/v1/schedules", schedule), None, Own, Own),
         (Method::POST, at("/v1/schedules", schedule), Some(weekly), STAFF_ONLY, STAFF_ONLY),
         (Method::GET, at("/v1/schedules/{id}", schedule), None, HIDDEN, HIDDEN),
@@ -125,9 +133,14 @@ async fn at_every_route_who_is_nobody_or_another_customer_gets_nothing_of_anybod
         VALUES ($1, $2, 'placed', now(), 'DE', 'EUR', 0)";
     sqlx::query(insert).bind(order).bind(ALICE_ID).execute(&web.pool).await.unwrap();
     let queued = Told::queued_as(&web, "order.place").await.id;
-    let victim = Victim { job: job.id, schedule, token, user: ALICE_ID, product, orders: [order, queued] };
+    let mut video = Told::queued_as(&web, "video.transcode").await;
+    let made = json!({"title": "Hers", "millis": 1, "renditions": [], "files": ["720p.mp4"]});
+    video.tell(JobEventType::Succeeded, json!({"result": made})).await;
+    web.files.put(&store::files::video_key(video.id, "720p.mp4"), "a video".into()).await.unwrap();
+    let orders = [order, queued];
+    let victim = Victim { job: job.id, schedule, token, user: ALICE_ID, product, orders, video: video.id };
     let before = holdings(&web).await;
-    assert_eq!(before.len(), 8);
+    assert_eq!(before.len(), 9);
 
     let routes = routes(&victim);
     let described: Value = web.get("/openapi.json").await.json().await.unwrap();
@@ -173,7 +186,7 @@ async fn at_every_route_who_is_nobody_or_another_customer_gets_nothing_of_anybod
                     answer.text().await.unwrap()
                 }
             };
-            for secret in [ALICE_ID, job.id, schedule, token, order, queued].map(|id| id.to_string()) {
+            for secret in [ALICE_ID, job.id, schedule, token, order, queued, video.id].map(|id| id.to_string()) {
                 assert!(!text.contains(&secret), "{who}: {method} {path}: {text}");
             }
             assert!(!text.contains("alice@shop.example"), "{who}: {method} {path}: {text}");

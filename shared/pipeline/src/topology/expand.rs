@@ -163,6 +163,7 @@ impl Topology {
             let mut arguments = quorum(DELIVERY_LIMIT);
             dead_letter(&mut arguments, &row.dead_queue());
             arguments.insert("x-max-length", Argument::Int(scale.queue_length.into()));
+            hold_long(&mut arguments, row, scale);
             self.add_queue(&queue, arguments);
             for kind in row.kinds {
                 self.bind(JOBS, &format!("{kind}.{}", lane.as_str()), &queue);
@@ -173,6 +174,7 @@ impl Topology {
         let suspect = row.suspect_queue();
         let mut arguments = quorum(SUSPECT_DELIVERY_LIMIT);
         dead_letter(&mut arguments, &row.dead_queue());
+        hold_long(&mut arguments, row, scale);
         self.add_queue(&suspect, arguments);
         self.bind(RETURN, &format!("{suspect}.*"), &suspect);
         for tier in row.tiers() {
@@ -188,8 +190,7 @@ impl Topology {
         // No routing key: an expired message keeps its own, `<origin queue>.<tier>`, and finds back by it.
         arguments.insert("x-dead-letter-exchange", Argument::Text(RETURN.to_owned()));
         arguments.insert("x-dead-letter-strategy", Argument::Text("at-least-once".to_owned()));
-        let millis = i64::try_from(wait.mul_f64(scale.time).as_millis()).unwrap_or(i64::MAX).max(1);
-        arguments.insert("x-message-ttl", Argument::Int(millis));
+        arguments.insert("x-message-ttl", millis(wait, scale));
         self.add_queue(&queue, arguments);
         self.bind(DELAY, &format!("{}.*.{tier}", row.name), &queue);
     }
@@ -215,6 +216,18 @@ fn quorum(delivery_limit: i64) -> BTreeMap<&'static str, Argument> {
         ("x-delivery-limit", Argument::Int(delivery_limit)),
         ("x-overflow", Argument::Text("reject-publish".to_owned())),
     ])
+}
+
+/// A job that lasts for hours is held for as long. RabbitMQ counts this from 3.12 on; before, the argument is only kept, and the
+/// broker's own `consumer_timeout` has to be raised.
+fn hold_long(arguments: &mut BTreeMap<&'static str, Argument>, row: &WorkerRow, scale: Scale) {
+    if row.is_long() {
+        arguments.insert("x-consumer-timeout", millis(row.consumer_timeout(), scale));
+    }
+}
+
+fn millis(time: Duration, scale: Scale) -> Argument {
+    Argument::Int(i64::try_from(time.mul_f64(scale.time).as_millis()).unwrap_or(i64::MAX).max(1))
 }
 
 fn dead_letter(arguments: &mut BTreeMap<&'static str, Argument>, key: &str) {

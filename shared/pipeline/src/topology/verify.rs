@@ -12,7 +12,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Argument, Binding, DEAD, DELAY, EVENTS, Exchange, JOBS, Queue, Topology};
+use super::{Argument, Binding, CONSUMER_TIMEOUT, DEAD, DELAY, EVENTS, Exchange, JOBS, Queue, Topology};
 use live::{Live, LiveBinding, LiveExchange, LiveQueue};
 
 pub(crate) use inspector::{Inspection, Inspections, Inspector};
@@ -22,6 +22,7 @@ pub(crate) use refusal::refusal;
 /// Arguments that would change what a queue does where the table does not give them. The broker compares them all; of
 /// others it takes no notice.
 const TELLING: &[&str] = &[
+    "x-consumer-timeout",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-dead-letter-strategy",
@@ -153,6 +154,9 @@ fn weaken_queue(name: &str, wanted: &Queue, found: &LiveQueue, into: &mut Vec<Di
             "message-ttl" if lower() => "messages expire, or return, before they should",
             "expires" => "the queue is deleted with its messages when it is not used",
             "delivery-limit" if lower() => "messages are given up after fewer returns",
+            "consumer-timeout" if value.as_i64().is_some_and(|value| value < held_for(argument)) => {
+                "a job that is being done is taken away and given to another worker"
+            }
             "dead-letter-exchange" | "dead-letter-routing-key" | "dead-letter-strategy" if argument.is_none() => {
                 "messages go elsewhere than they should"
             }
@@ -186,6 +190,14 @@ fn compare_bindings(own: &Topology, all: &Topology, live: &Live, into: &mut Vec<
                 bound: found.destination(),
             });
         }
+    }
+}
+
+/// How long a delivery may be held, in milliseconds, where no policy says less.
+fn held_for(argument: Option<&Argument>) -> i64 {
+    match argument {
+        Some(Argument::Int(millis)) => *millis,
+        _ => i64::try_from(CONSUMER_TIMEOUT.as_millis()).unwrap_or(i64::MAX),
     }
 }
 
@@ -266,7 +278,9 @@ impl fmt::Display for Difference {
 fn fmt_remedy(formatter: &mut fmt::Formatter<'_>, thing: &Thing, property: &str) -> fmt::Result {
     match property {
         "x-max-length" => formatter.write_str("if broker.queue_length was changed, set it back; else ")?,
-        "x-message-ttl" => formatter.write_str("if broker.time_scale was changed, set it back; else ")?,
+        "x-message-ttl" | "x-consumer-timeout" => {
+            formatter.write_str("if broker.time_scale was changed, set it back; else ")?
+        }
         _ => {}
     }
     match thing {

@@ -7,6 +7,7 @@ mod death;
 mod faults;
 mod harness;
 mod lanes;
+mod long;
 mod nodes;
 mod permissions;
 mod publishing;

@@ -1,7 +1,7 @@
 //! How a job and its events are shown: what its owner may see, and nothing else.
 
 use chrono::{DateTime, Utc};
-use pipeline::jobs::{Job as _, PlaceOrder, RenderReport};
+use pipeline::jobs::{Job as _, PlaceOrder, RenderReport, TranscodeVideo};
 use serde::Serialize;
 use serde_json::Value;
 use store::jobs::{JobEventRow, JobRow, JobState, NewJob};
@@ -69,13 +69,16 @@ struct Links {
     /// The order that it places.
     #[serde(skip_serializing_if = "Option::is_none")]
     order: Option<String>,
+    /// The video that it makes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    video: Option<String>,
 }
 
 /// How far a run is.
 #[derive(ToSchema)]
 #[schema(as = Progress)]
 #[expect(dead_code, reason = "describes what workers send and the store keeps as it is")]
-struct ProgressView {
+pub(crate) struct ProgressView {
     /// What is being done.
     phase: String,
     /// Steps done.
@@ -88,7 +91,7 @@ struct ProgressView {
 #[derive(ToSchema)]
 #[schema(as = State, rename_all = "lowercase")]
 #[expect(dead_code, reason = "describes the store's JobState, which knows no OpenAPI")]
-enum StateName {
+pub(crate) enum StateName {
     Queued,
     Running,
     Retrying,
@@ -153,6 +156,7 @@ impl Links {
             events: format!("/v1/jobs/{id}/events"),
             pdf: has_pdf.then(|| format!("/v1/reports/{id}/pdf")),
             order: (job.kind == PlaceOrder::KIND).then(|| format!("/v1/orders/{id}")),
+            video: (job.kind == TranscodeVideo::KIND).then(|| format!("/v1/videos/{id}")),
         }
     }
 }
