@@ -1,23 +1,37 @@
 //! Stored files: written whole or not at all, under keys that only this server makes.
 
-use std::path::Path;
+use std::fs::File;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::stream::{self, BoxStream};
-use futures_util::{StreamExt, TryStreamExt};
 use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
 use serde::Deserialize;
 use url::Url;
-use uuid::Uuid;
+
+mod folders;
+mod keys;
+mod room;
+mod upload;
+
+pub use folders::OlderFolders;
+use keys::parse_key;
+pub use keys::{report_key, upload_key, video_folder, video_key, video_source_key};
+pub use room::Room;
+pub use upload::Upload;
 
 /// Long enough for a large report on a slow disk, flush included.
 const PUT_DEADLINE: Duration = Duration::from_secs(30);
 /// For finding a file, for each piece of it, and for deleting it.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
-const LONGEST_KEY: usize = 200;
+/// What one reader holds in memory. Each piece is a turn on a thread that may wait for the disk.
+const PIECE: u64 = 64 * 1024;
 
 /// Where files are kept.
 #[derive(Clone, Debug, Deserialize)]
@@ -45,6 +59,16 @@ pub enum FilesError {
     /// The key is not one that this server makes.
     #[error("\"{0}\" is not the key of a file")]
     Key(String),
+    /// The file has no such bytes.
+    #[error("read \"{key}\": {} to {} is no range of its {bytes} bytes", .range.start, .range.end)]
+    Range {
+        /// Of which file.
+        key: String,
+        /// What was asked for.
+        range: Range<u64>,
+        /// The size of the file.
+        bytes: u64,
+    },
     /// No answer in time; a put may still happen.
     #[error("{action} \"{key}\": no answer from the store of files within {} s", .deadline.as_secs())]
     Deadline {
@@ -66,34 +90,41 @@ pub enum FilesError {
         #[source]
         source: object_store::Error,
     },
+    /// An earlier piece of the upload was not written to its end, so that the rest is of no use.
+    #[error("store \"{0}\": a piece of it is missing")]
+    PieceMissing(String),
 }
 
 impl FilesError {
     /// Whether the cause may pass (a full disk is emptied, a mount returns); wrong settings and keys do not.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Deadline { .. } | Self::Store { .. } | Self::Directory { .. })
+        match self {
+            Self::Deadline { .. } | Self::Store { .. } | Self::Directory { .. } | Self::PieceMissing(_) => true,
+            Self::Address(_) | Self::Key(_) | Self::Range { .. } => false,
+        }
     }
-}
-
-/// The key under which the PDF of a report is kept.
-#[must_use]
-pub fn report_key(report_id: Uuid) -> String {
-    format!("reports/{report_id}.pdf")
 }
 
 /// The store of files.
 #[derive(Clone, Debug)]
 pub enum Files {
     /// A directory, shared by every process that reads or writes files.
-    Local(Arc<LocalFileSystem>),
+    Local(Arc<LocalDirectory>),
+}
+
+/// A directory of this machine.
+#[derive(Debug)]
+pub struct LocalDirectory {
+    path: PathBuf,
+    store: LocalFileSystem,
 }
 
 /// A file being read.
 pub struct StoredFile {
-    /// Its size.
+    /// The size of the whole file, also where only a range of it is read.
     pub bytes: u64,
-    /// Its content, piece by piece, each with a deadline.
+    /// Its content, or the range of it, piece by piece, each with a deadline.
     pub content: BoxStream<'static, Result<Bytes, FilesError>>,
 }
 
@@ -109,13 +140,13 @@ impl Files {
     /// # Errors
     /// [`FilesError::Address`] or [`FilesError::Directory`].
     pub fn open(settings: &FilesSettings) -> Result<Self, FilesError> {
-        let directory = match (settings.url.scheme(), settings.url.to_file_path()) {
-            ("file", Ok(directory)) => directory,
+        let path = match (settings.url.scheme(), settings.url.to_file_path()) {
+            ("file", Ok(path)) => path,
             _ => return Err(FilesError::Address(settings.url.clone())),
         };
-        let store = open_directory(&directory)
-            .map_err(|source| FilesError::Directory { directory: directory.display().to_string(), source })?;
-        Ok(Self::Local(Arc::new(store)))
+        let store = open_directory(&path)
+            .map_err(|source| FilesError::Directory { directory: path.display().to_string(), source })?;
+        Ok(Self::Local(Arc::new(LocalDirectory { path, store })))
     }
 
     /// Stores `content` under `key`, in place of what was there. Readers see the old file or the new one, never a part;
@@ -125,8 +156,7 @@ impl Files {
     /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`]; after the last, nothing has changed.
     pub async fn put(&self, key: &str, content: Bytes) -> Result<(), FilesError> {
         let path = parse_key(key)?;
-        let Self::Local(store) = self;
-        within("store", key, PUT_DEADLINE, store.put(&path, content.into())).await?;
+        within("store", key, PUT_DEADLINE, self.store().put(&path, content.into())).await?;
         Ok(())
     }
 
@@ -135,21 +165,22 @@ impl Files {
     /// # Errors
     /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`]; the content has errors of its own.
     pub async fn get(&self, key: &str) -> Result<Option<StoredFile>, FilesError> {
-        let path = parse_key(key)?;
-        let Self::Local(store) = self;
-        let Some(found) = absent_as_none(within("read", key, READ_DEADLINE, store.get(&path)).await)? else {
+        let found = self.find(key).await?;
+        Ok(found.map(|(file, bytes)| StoredFile { bytes, content: pieces(key.to_owned(), file, 0..bytes) }))
+    }
+
+    /// The bytes of the file under `key` from `range.start` to before `range.end`, or `None` where there is no file.
+    ///
+    /// # Errors
+    /// [`FilesError::Range`] where the range is empty or goes beyond the file's end; else as [`get`](Self::get).
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<Option<StoredFile>, FilesError> {
+        let Some((file, bytes)) = self.find(key).await? else {
             return Ok(None);
         };
-        let bytes = found.meta.size;
-        let key = key.to_owned();
-        let pieces = stream::try_unfold(found.into_stream(), move |mut pieces| {
-            let key = key.clone();
-            async move {
-                let piece = within("read", &key, READ_DEADLINE, pieces.try_next()).await?;
-                Ok(piece.map(|piece| (piece, pieces)))
-            }
-        });
-        Ok(Some(StoredFile { bytes, content: pieces.boxed() }))
+        if range.is_empty() || range.end > bytes {
+            return Err(FilesError::Range { key: key.to_owned(), range, bytes });
+        }
+        Ok(Some(StoredFile { bytes, content: pieces(key.to_owned(), file, range) }))
     }
 
     /// The size in bytes of the file under `key`, or `None`.
@@ -158,9 +189,19 @@ impl Files {
     /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`].
     pub async fn size(&self, key: &str) -> Result<Option<u64>, FilesError> {
         let path = parse_key(key)?;
-        let Self::Local(store) = self;
-        let found = absent_as_none(within("look up", key, READ_DEADLINE, store.head(&path)).await)?;
+        let found = absent_as_none(within("look up", key, READ_DEADLINE, self.store().head(&path)).await)?;
         Ok(found.map(|meta| meta.size))
+    }
+
+    /// Gives the file under `from` the key `to`, in place of what was there: at every moment it has one of the two. False where
+    /// there is no file under `from`.
+    ///
+    /// # Errors
+    /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`].
+    pub async fn rename(&self, from: &str, to: &str) -> Result<bool, FilesError> {
+        let (old, new) = (parse_key(from)?, parse_key(to)?);
+        let renamed = within("rename", from, READ_DEADLINE, self.store().rename(&old, &new)).await;
+        Ok(absent_as_none(renamed)?.is_some())
     }
 
     /// Deletes the file under `key`; one that is not there is deleted already.
@@ -169,9 +210,33 @@ impl Files {
     /// [`FilesError::Key`], [`FilesError::Deadline`] or [`FilesError::Store`].
     pub async fn delete(&self, key: &str) -> Result<(), FilesError> {
         let path = parse_key(key)?;
-        let Self::Local(store) = self;
-        absent_as_none(within("delete", key, READ_DEADLINE, store.delete(&path)).await)?;
+        absent_as_none(within("delete", key, READ_DEADLINE, self.store().delete(&path)).await)?;
         Ok(())
+    }
+
+    /// Where a program of this machine can read the file under `key`, if it is there.
+    ///
+    /// # Errors
+    /// [`FilesError::Key`].
+    pub fn local_path(&self, key: &str) -> Result<PathBuf, FilesError> {
+        let path = parse_key(key)?;
+        self.store().path_to_filesystem(&path).map_err(|_| FilesError::Key(key.to_owned()))
+    }
+
+    /// The file under `key` with its size.
+    async fn find(&self, key: &str) -> Result<Option<(File, u64)>, FilesError> {
+        let path = self.local_path(key)?;
+        let found = on_disk("read", key, READ_DEADLINE, move || {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            if metadata.is_file() { Ok((file, metadata.len())) } else { Err(ErrorKind::NotFound.into()) }
+        });
+        absent_as_none(found.await)
+    }
+
+    fn store(&self) -> &LocalFileSystem {
+        let Self::Local(directory) = self;
+        &directory.store
     }
 }
 
@@ -181,25 +246,29 @@ fn open_directory(directory: &Path) -> Result<LocalFileSystem, Box<dyn std::erro
     Ok(LocalFileSystem::new_with_prefix(directory)?.with_fsync(true))
 }
 
-/// Takes only what the server itself makes: `folder/…/name.extension` of lower-case letters, digits, `-` and `_`, one
-/// dot at most in a part and never first. Whatever could climb, be absolute, or clash with the store's own temporary
-/// names (`#`) is no key.
-fn parse_key(key: &str) -> Result<object_store::path::Path, FilesError> {
-    let wrong = || FilesError::Key(key.chars().take(LONGEST_KEY).collect());
-    let is_name = |part: &str| {
-        let plain = |text: &str| {
-            !text.is_empty()
-                && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-        };
-        match part.split_once('.') {
-            Some((name, extension)) => plain(name) && plain(extension),
-            None => plain(part),
+/// The bytes of the range, which the file has.
+fn pieces(key: String, file: File, range: Range<u64>) -> BoxStream<'static, Result<Bytes, FilesError>> {
+    let pieces = stream::try_unfold((file, range), move |(mut file, range)| {
+        let key = key.clone();
+        async move {
+            if range.is_empty() {
+                return Ok(None);
+            }
+            on_disk("read", &key, READ_DEADLINE, move || {
+                let wanted = PIECE.min(range.end - range.start);
+                let mut piece = Vec::with_capacity(usize::try_from(wanted).unwrap_or_default());
+                file.seek(SeekFrom::Start(range.start))?;
+                (&mut file).take(wanted).read_to_end(&mut piece)?;
+                // Files are never cut. This one was, by other hands: without an end the reader would wait for the rest for ever.
+                if piece.len() as u64 != wanted {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                Ok(Some((Bytes::from(piece), (file, range.start + wanted..range.end))))
+            })
+            .await
         }
-    };
-    if key.len() > LONGEST_KEY || !key.split('/').all(is_name) {
-        return Err(wrong());
-    }
-    object_store::path::Path::parse(key).map_err(|_| wrong())
+    });
+    pieces.boxed()
 }
 
 async fn within<T>(
@@ -214,6 +283,23 @@ async fn within<T>(
     }
 }
 
+/// The same for work that waits for the disk, on a thread that may. After the deadline nobody waits for it any more.
+async fn on_disk<T: Send + 'static>(
+    action: &'static str,
+    key: &str,
+    deadline: Duration,
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T, FilesError> {
+    let work = tokio::task::spawn_blocking(work);
+    within(action, key, deadline, async {
+        work.await?.map_err(|source| match source.kind() {
+            ErrorKind::NotFound => object_store::Error::NotFound { path: key.to_owned(), source: source.into() },
+            _ => object_store::Error::Generic { store: "LocalDirectory", source: source.into() },
+        })
+    })
+    .await
+}
+
 fn absent_as_none<T>(outcome: Result<T, FilesError>) -> Result<Option<T>, FilesError> {
     match outcome {
         Ok(found) => Ok(Some(found)),
@@ -223,186 +309,4 @@ fn absent_as_none<T>(outcome: Result<T, FilesError>) -> Result<Option<T>, FilesE
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-
-    use bytes::Bytes;
-    use futures_util::TryStreamExt;
-    use uuid::Uuid;
-
-    use super::{Files, FilesError, FilesSettings, READ_DEADLINE, report_key, within};
-
-    /// A directory of its own for a test; `files` in it is made by the store.
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn create() -> Self {
-            let path = std::env::temp_dir().join(format!("postroom-test-{}", Uuid::new_v4()));
-            std::fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn open(&self) -> Files {
-            let url = format!("file://{}/files/below", self.0.display()).parse().unwrap();
-            Files::open(&FilesSettings { url }).unwrap()
-        }
-
-        /// Every file under the directory, by its path from there.
-        fn listing(&self) -> Vec<String> {
-            let (mut found, mut open) = (Vec::new(), vec![self.0.clone()]);
-            while let Some(directory) = open.pop() {
-                for entry in std::fs::read_dir(directory).unwrap().map(Result::unwrap) {
-                    if entry.file_type().unwrap().is_dir() {
-                        open.push(entry.path());
-                    } else {
-                        found.push(entry.path().strip_prefix(&self.0).unwrap().display().to_string());
-                    }
-                }
-            }
-            found.sort();
-            found
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            std::fs::remove_dir_all(&self.0).expect("remove the test's directory");
-        }
-    }
-
-    async fn read(files: &Files, key: &str) -> Option<Vec<u8>> {
-        let file = files.get(key).await.unwrap()?;
-        let content: Vec<Bytes> = file.content.try_collect().await.unwrap();
-        let content = content.concat();
-        assert_eq!(file.bytes, content.len() as u64);
-        Some(content)
-    }
-
-    #[tokio::test]
-    async fn a_file_is_read_back_as_it_was_stored() {
-        let directory = Directory::create();
-        let files = directory.open();
-        // More than one piece.
-        let content: Vec<u8> = (0..300_000_u32).flat_map(u32::to_le_bytes).collect();
-        let key = report_key(Uuid::from_u128(7));
-        files.put(&key, content.clone().into()).await.unwrap();
-        assert!(read(&files, &key).await.unwrap() == content);
-        assert_eq!(files.size(&key).await.unwrap(), Some(1_200_000));
-        // Another process, or this one after a restart.
-        assert_eq!(directory.open().size(&key).await.unwrap(), Some(1_200_000));
-        assert_eq!(directory.listing(), ["files/below/reports/00000000-0000-0000-0000-000000000007.pdf"]);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_was_never_stored_is_none() {
-        let directory = Directory::create();
-        let files = directory.open();
-        assert!(files.get("reports/none.pdf").await.unwrap().is_none());
-        assert_eq!(files.size("reports/none.pdf").await.unwrap(), None);
-    }
-
-    #[tokio::test]
-    async fn a_file_that_is_deleted_is_gone_and_may_be_deleted_again() {
-        let directory = Directory::create();
-        let files = directory.open();
-        files.put("reports/a.pdf", Bytes::from_static(b"x")).await.unwrap();
-        files.put("reports/b.pdf", Bytes::from_static(b"x")).await.unwrap();
-        for _ in 0..2 {
-            files.delete("reports/a.pdf").await.unwrap();
-            assert_eq!(directory.listing(), ["files/below/reports/b.pdf"]);
-        }
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_reader_sees_the_old_file_or_the_new_one_never_a_part() {
-        let directory = Directory::create();
-        let files = directory.open();
-        let versions = [vec![b'a'; 900_000], vec![b'b'; 1_300_000]];
-        files.put("a.pdf", versions[0].clone().into()).await.unwrap();
-        let writer = tokio::spawn({
-            let (files, versions) = (files.clone(), versions.clone());
-            async move {
-                for round in 0..40 {
-                    files.put("a.pdf", versions[round % 2].clone().into()).await.unwrap();
-                }
-            }
-        });
-        let mut reads = 0;
-        while !writer.is_finished() {
-            let seen = read(&files, "a.pdf").await.unwrap();
-            assert!(versions.contains(&seen), "{} bytes, first {}", seen.len(), seen[0]);
-            reads += 1;
-        }
-        writer.await.unwrap();
-        assert!(reads > 0);
-        assert_eq!(directory.listing(), ["files/below/a.pdf"], "nothing temporary stays");
-    }
-
-    #[tokio::test]
-    async fn a_put_that_fails_leaves_nothing_and_may_be_tried_again() {
-        let directory = Directory::create();
-        let files = directory.open();
-        std::fs::write(directory.0.join("files/below/reports"), "a file where a folder should be").unwrap();
-        let error = files.put("reports/a.pdf", Bytes::from_static(b"x")).await.unwrap_err();
-        assert!(error.is_transient(), "{error:?}");
-        assert_eq!(directory.listing(), ["files/below/reports"]);
-        std::fs::remove_file(directory.0.join("files/below/reports")).unwrap();
-        files.put("reports/a.pdf", Bytes::from_static(b"x")).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn no_key_leads_out_of_the_store_or_to_its_temporary_files() {
-        let directory = Directory::create();
-        std::fs::write(directory.0.join("secret.pdf"), "secret").unwrap();
-        let files = directory.open();
-        let long = "a".repeat(201);
-        for key in [
-            "",
-            "/",
-            ".",
-            "..",
-            "/etc/passwd",
-            "../../secret.pdf",
-            "reports/../../../secret.pdf",
-            "reports/..",
-            "reports//a.pdf",
-            "a.pdf#1",
-            "a.pdf/",
-            "/a.pdf",
-            ".hidden",
-            "a..pdf",
-            "a.b.c",
-            "%2e%2e/a.pdf",
-            "a\\b",
-            "a\0b",
-            "A.pdf",
-            "ä.pdf",
-            "a b",
-            &long,
-        ] {
-            let put = files.put(key, Bytes::from_static(b"x")).await.unwrap_err();
-            assert!(matches!(put, FilesError::Key(_)) && !put.is_transient(), "{key}: {put:?}");
-            assert!(matches!(files.get(key).await, Err(FilesError::Key(_))), "{key}");
-            assert!(matches!(files.size(key).await, Err(FilesError::Key(_))), "{key}");
-            assert!(matches!(files.delete(key).await, Err(FilesError::Key(_))), "{key}");
-        }
-        assert_eq!(directory.listing(), ["secret.pdf"]);
-    }
-
-    #[test]
-    fn only_a_directory_of_this_machine_can_be_opened() {
-        let open = |url: &str| Files::open(&FilesSettings { url: url.parse().unwrap() }).unwrap_err();
-        for url in ["https://shop.example/files", "file://elsewhere/files", "s3://bucket"] {
-            assert!(matches!(open(url), FilesError::Address(_)), "{url}");
-        }
-        assert!(matches!(open("file:///dev/null/files"), FilesError::Directory { .. }));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_store_that_does_not_answer_is_not_waited_for() {
-        let start = tokio::time::Instant::now();
-        let outcome = within("read", "a.pdf", READ_DEADLINE, std::future::pending::<object_store::Result<()>>()).await;
-        assert!(matches!(outcome, Err(FilesError::Deadline { .. })) && outcome.unwrap_err().is_transient());
-        assert_eq!(start.elapsed(), READ_DEADLINE);
-    }
-}
+mod tests;
