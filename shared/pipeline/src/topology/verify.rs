@@ -22,7 +22,6 @@ pub(crate) use refusal::refusal;
 /// Arguments that would change what a queue does where the table does not give them. The broker compares them all; of
 /// others it takes no notice.
 const TELLING: &[&str] = &[
-    "x-consumer-timeout",
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
     "x-dead-letter-strategy",

@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use backing::{OwnRabbit, connect};
 use futures_util::StreamExt;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
-};
+use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use pipeline::jobs::{TranscodeVideo, VideoSource};
@@ -133,7 +131,7 @@ async fn hold_until_it_is_taken_away(channel: &Channel) {
     let mut consumer = channel.basic_consume(queue.as_str().into(), "".into(), options, none).await.unwrap();
     let held = timeout(DEADLINE, consumer.next()).await.expect("a delivery in time").unwrap().unwrap();
     until(|| !channel.status().connected()).await;
-    assert!(held.acker.ack(BasicAckOptions::default()).await.is_err());
+    drop(held);
 }
 
 async fn until(mut question: impl FnMut() -> bool) {

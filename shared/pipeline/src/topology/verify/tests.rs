@@ -192,7 +192,8 @@ fn what_a_policy_takes_away_is_told_and_what_an_argument_withstands_is_not() {
         ),
         ("noop.delay.5s", json!({"dead-letter-routing-key": "b"}), vec!["dead-letter-routing-key=b"]),
         ("noop.dead", json!({"dead-letter-exchange": "a"}), vec!["dead-letter-exchange=a"]),
-        ("noop.normal", json!({"queue-leader-locator": "balanced", "consumer-timeout": 1}), vec![]),
+        ("noop.normal", json!({"queue-leader-locator": "balanced", "consumer-timeout": 7_200_000}), vec![]),
+        ("noop.normal", json!({"consumer-timeout": 60_000}), vec!["consumer-timeout=60000"]),
     ];
     for (queue, definition, wanted) in table {
         assert_eq!(weakened(queue, definition.clone()), wanted, "{queue} {definition}");
