@@ -1,4 +1,4 @@
-//! Links that let whoever holds them fetch one report until a moment in time, and nothing else.
+//! Links that let whoever holds them fetch one report, or the files of one video, until a moment in time, and nothing else.
 
 use chrono::{DateTime, Utc};
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,8 +11,9 @@ use uuid::Uuid;
 
 /// Shorter secrets are refused: the signature is no stronger than its key.
 const LEAST_SECRET_BYTES: usize = 32;
-/// Stands first in the signed text, so that no signature ever fits another kind of link.
-const PURPOSE: &str = "postroom report-pdf v1";
+/// What a link is for stands first in the signed text, so that no signature ever fits another kind of link.
+const REPORT: &str = "postroom report-pdf v1";
+const VIDEO: &str = "postroom video-files v1";
 
 /// What links are made of.
 #[derive(Clone, Debug, Deserialize)]
@@ -33,7 +34,7 @@ pub enum LinkError {
     /// The settings hold an address on which no path can be built.
     #[error("links.base_url is not an http or https address")]
     BaseUrl,
-    /// The signature was not made by this secret for this report and this moment.
+    /// The signature was not made by this secret for this thing and this moment.
     #[error("the link's signature is wrong")]
     WrongSignature,
     /// The signature is right, but its time is over.
@@ -66,16 +67,14 @@ impl SignedLinks {
     /// `{base}/v1/reports/{id}/pdf?expires=<unix seconds>&signature=<hex>`, good until `expires_at`.
     #[must_use]
     pub fn url_for_report(&self, report_id: Uuid, expires_at: DateTime<Utc>) -> Url {
-        let expires = expires_at.timestamp();
-        let mut url = self.base_url.clone();
-        let path = format!("{}/v1/reports/{report_id}/pdf", url.path().trim_end_matches('/'));
-        url.set_path(&path);
-        url.set_fragment(None);
-        url.query_pairs_mut()
-            .clear()
-            .append_pair("expires", &expires.to_string())
-            .append_pair("signature", &self.signature(report_id, expires));
-        url
+        self.url(&["reports", &report_id.to_string(), "pdf"], REPORT, report_id, expires_at)
+    }
+
+    /// `{base}/v1/videos/{id}/files/{file}?expires=<unix seconds>&signature=<hex>`, good until `expires_at`. What it brings opens
+    /// every file of the video: a player fetches a list, and then what stands in it.
+    #[must_use]
+    pub fn url_for_video(&self, video_id: Uuid, file: &str, expires_at: DateTime<Utc>) -> Url {
+        self.url(&["videos", &video_id.to_string(), "files", file], VIDEO, video_id, expires_at)
     }
 
     /// Checks what a request brought: `expires` in unix seconds and the signature in lower-case hex. Takes the same time
@@ -84,7 +83,47 @@ impl SignedLinks {
     /// # Errors
     /// [`LinkError::WrongSignature`], or [`LinkError::Expired`] for a good signature at or after its moment.
     pub fn verify(&self, report_id: Uuid, expires: i64, signature: &str, now: DateTime<Utc>) -> Result<(), LinkError> {
-        let expected = self.signature(report_id, expires);
+        self.verify_for(REPORT, report_id, expires, signature, now)
+    }
+
+    /// The same for a file of a video, whichever it is.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_video(
+        &self,
+        video_id: Uuid,
+        expires: i64,
+        signature: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), LinkError> {
+        self.verify_for(VIDEO, video_id, expires, signature, now)
+    }
+
+    fn url(&self, path: &[&str], purpose: &str, id: Uuid, expires_at: DateTime<Utc>) -> Url {
+        let expires = expires_at.timestamp();
+        let mut url = self.base_url.clone();
+        // An http address always has segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path);
+        }
+        url.set_fragment(None);
+        url.query_pairs_mut()
+            .clear()
+            .append_pair("expires", &expires.to_string())
+            .append_pair("signature", &self.signature(purpose, id, expires));
+        url
+    }
+
+    fn verify_for(
+        &self,
+        purpose: &str,
+        id: Uuid,
+        expires: i64,
+        signature: &str,
+        now: DateTime<Utc>,
+    ) -> Result<(), LinkError> {
+        let expected = self.signature(purpose, id, expires);
         if !bool::from(expected.as_bytes().ct_eq(signature.as_bytes())) {
             return Err(LinkError::WrongSignature);
         }
@@ -94,9 +133,9 @@ impl SignedLinks {
         Ok(())
     }
 
-    fn signature(&self, report_id: Uuid, expires: i64) -> String {
+    fn signature(&self, purpose: &str, id: Uuid, expires: i64) -> String {
         let mut mac = self.key.clone();
-        mac.update(format!("{PURPOSE}\n{report_id}\n{expires}").as_bytes());
+        mac.update(format!("{purpose}\n{id}\n{expires}").as_bytes());
         mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
@@ -110,6 +149,7 @@ mod tests {
     use super::{LinkError, LinkSettings, SignedLinks};
 
     const REPORT: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+    const VIDEO: Uuid = REPORT;
     const SECRET: &str = "an example secret of 32 bytes ok";
 
     fn links(base: &str, secret: &str) -> SignedLinks {
@@ -161,6 +201,44 @@ mod tests {
         assert_eq!(ours.verify(REPORT, expires + 3600, &signature, now), Err(LinkError::WrongSignature));
         let theirs = links("http://127.0.0.1:8080", "another secret that has 32 bytes");
         assert_eq!(theirs.verify(REPORT, expires, &signature, now), Err(LinkError::WrongSignature));
+    }
+
+    #[test]
+    fn a_link_of_a_video_opens_it_until_it_expires_and_no_other() {
+        let links = links("http://127.0.0.1:8080", SECRET);
+        let (expires, signature) = parts(&links.url_for_video(VIDEO, "720p.mp4", noon()));
+        let before = noon() - TimeDelta::seconds(1);
+        assert_eq!(links.verify_video(VIDEO, expires, &signature, before), Ok(()));
+        assert_eq!(links.verify_video(VIDEO, expires, &signature, noon()), Err(LinkError::Expired));
+        let other = Uuid::from_u128(VIDEO.as_u128() + 1);
+        for (video, expires) in [(other, expires), (VIDEO, expires + 1)] {
+            assert_eq!(links.verify_video(video, expires, &signature, before), Err(LinkError::WrongSignature));
+        }
+        // The list that a player fetches, and what stands in it.
+        assert_eq!(parts(&links.url_for_video(VIDEO, "playlist.m3u8", noon())), (expires, signature));
+    }
+
+    #[test]
+    fn a_link_of_a_video_never_opens_a_report_nor_the_other_way_round() {
+        let links = links("http://127.0.0.1:8080", SECRET);
+        let now = noon() - TimeDelta::hours(1);
+        let (expires, signature) = parts(&links.url_for_video(VIDEO, "720p.mp4", noon()));
+        assert_eq!(links.verify(VIDEO, expires, &signature, now), Err(LinkError::WrongSignature));
+        let (expires, signature) = parts(&links.url_for_report(VIDEO, noon()));
+        assert_eq!(links.verify_video(VIDEO, expires, &signature, now), Err(LinkError::WrongSignature));
+    }
+
+    #[test]
+    fn a_link_of_a_video_has_the_published_form_whatever_the_file_is_called() {
+        for (file, written) in
+            [("720p.mp4", "720p.mp4"), ("../../../a?b=c#d", "..%2F..%2F..%2Fa%3Fb=c%23d"), ("a b\r\n", "a%20b")]
+        {
+            let url = links("https://shop.example/post/", SECRET).url_for_video(VIDEO, file, noon()).to_string();
+            let expected =
+                format!("https://shop.example/post/v1/videos/{VIDEO}/files/{written}?expires=1768478400&signature=");
+            assert_eq!(url.split_at(expected.len()).0, expected);
+            assert_eq!(url.len(), expected.len() + 64);
+        }
     }
 
     #[test]
