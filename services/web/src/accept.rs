@@ -33,6 +33,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A job that will be done, as its owner sees it now.
 pub(crate) struct Accepted {
     job: JobView,
+    /// Whether it had been accepted before.
+    is_repeat: bool,
     /// When it is worth asking again.
     retry_after: u64,
 }
@@ -296,11 +298,16 @@ impl Accepted {
         metrics::counter!("jobs_accepted_total", "kind" => job.kind.clone(), "way" => way).increment(1);
         let until = due_at.map_or(TimeDelta::zero(), |due_at| due_at - Utc::now());
         let retry_after = u64::try_from(until.num_seconds()).unwrap_or(0).max(1);
-        Self { job: JobView::queued(job, due_at), retry_after }
+        Self { job: JobView::queued(job, due_at), is_repeat: false, retry_after }
     }
 
     fn before(job: JobView) -> Self {
-        Self { job, retry_after: 1 }
+        Self { job, is_repeat: true, retry_after: 1 }
+    }
+
+    /// Whether this request was only another one for a job that had been accepted before.
+    pub(crate) fn is_repeat(&self) -> bool {
+        self.is_repeat
     }
 }
 

@@ -12,7 +12,7 @@ pub(crate) mod tokens;
 pub(crate) mod videos;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{MethodRouter, delete, get, post, put};
@@ -37,7 +37,7 @@ type Row = (&'static str, Vec<(u32, MethodRouter<App>)>);
 fn table(limits: &Limits) -> Vec<Row> {
     let within = |limit| from_fn_with_state(limit, edge::answer_within);
     let soon = |methods: MethodRouter<App>| methods.layer(within(limits.answer));
-    let upload = post(videos::upload).layer(within(limits.upload)).layer(DefaultBodyLimit::disable());
+    let upload = post(videos::upload).layer(within(limits.upload));
     // `Prefer: wait` may make it the longest of all.
     let show_job = get(jobs::show).layer(within(limits.answer + limits.longest_wait));
     vec![

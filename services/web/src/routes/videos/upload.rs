@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Extension;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -15,8 +14,8 @@ use pipeline::TraceContext;
 use pipeline::jobs::{TranscodeVideo, VideoSource, VideoTitle};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use store::Files;
 use store::files::{upload_key, video_key};
-use store::{Files, FilesError};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
@@ -139,7 +138,8 @@ pub(crate) async fn upload(
     let Query(query) = query.map_err(|rejection| Problem::QueryInvalid(rejection.body_text()))?;
     let title = VideoTitle::try_from(query.title.unwrap_or_else(|| UNTITLED.to_owned()))
         .map_err(|error| Problem::field("title", error.to_string()))?;
-    let uploaded = upload_key(Uuid::new_v4());
+    let upload = Uuid::new_v4();
+    let uploaded = upload_key(upload);
     let Stored { bytes, sha256 } = store(&app, &uploaded, incoming).await?;
 
     let source = VideoSource { key: String::new(), bytes, sha256: sha256.clone() };
@@ -150,19 +150,20 @@ pub(crate) async fn upload(
         source,
         recipient,
     })?;
-    // By its content: another file under the same key, which is refused, takes the place of none.
-    let source = video_key(job.id, &format!("source-{sha256}"));
+    // By a name of its own: what comes later under the same key takes the place of nothing.
+    let source = video_key(job.id, &format!("source-{}", upload.simple()));
     if !app.files.rename(&uploaded, &source).await? {
         return Err(Problem::Internal(anyhow::anyhow!("the upload is gone")));
     }
     job.payload.source.key = source.clone();
     let accepted = accept(&app, job, None).await;
-    if matches!(accepted, Err(Problem::KeyReused))
-        && let Err(error) = app.files.delete(&source).await
-    {
-        tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "delete an upload that was refused");
+    let is_of_use = match &accepted {
+        Ok(accepted) => !accepted.is_repeat(),
+        Err(problem) => matches!(problem, Problem::OutcomeUnknown { .. }),
+    };
+    if !is_of_use && let Err(error) = app.files.delete(&source).await {
+        tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "delete an upload that is of no use");
     }
-    // After any other answer it may be the file of a job all the same: what belongs to none is swept.
     accepted
 }
 
