@@ -44,6 +44,9 @@ async fn services_that_start_without_the_broker_take_work_and_do_it_once_it_is_b
         "pdf-report consuming",
         "pdf-report publishing",
         "pdf-report topology",
+        "video-worker consuming",
+        "video-worker publishing",
+        "video-worker topology",
         "web publishing",
         "web topology",
         "web tracking",
@@ -77,6 +80,7 @@ async fn services_that_start_without_the_database_take_work_and_do_it_once_it_is
         "email-worker consuming",
         "order-worker consuming",
         "pdf-report consuming",
+        "video-worker consuming",
         "web database",
         "web-2 database",
     ];

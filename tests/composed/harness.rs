@@ -291,7 +291,7 @@ pub(crate) async fn all_work_done() {
         let busy = list.lines().filter(|line| {
             let (queue, count) = line.split_once('\t').unwrap_or_default();
             // In a lane or a delay; what died lies still.
-            let works = ["report.", "email.", "order."].iter().any(|worker| queue.starts_with(worker));
+            let works = ["report.", "email.", "order.", "video."].iter().any(|worker| queue.starts_with(worker));
             works && !queue.ends_with(".dead") && count != "0"
         });
         if list.contains("report.normal") && busy.count() == 0 {

@@ -12,3 +12,4 @@ mod main_job;
 mod orders;
 mod partner;
 mod trace;
+mod videos;

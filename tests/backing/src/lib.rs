@@ -9,6 +9,7 @@ mod own_rabbit;
 mod own_redis;
 mod proxy;
 pub mod relay;
+pub mod samples;
 mod vhost;
 
 use std::collections::HashMap;

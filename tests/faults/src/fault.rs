@@ -1,5 +1,6 @@
 //! The faults, each from its beginning to its end.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::ready;
 use std::time::Duration;
@@ -7,8 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use backing::containers::copies_of;
 use backing::relay::{Act, Stage};
+use backing::samples;
 use chrono::Utc;
 use clap::ValueEnum;
+use futures_util::future::try_join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use rand::Rng;
@@ -38,6 +41,10 @@ const ORDERS: usize = 30;
 
 /// Whose copies are killed one after another.
 const WORKERS: [&str; 3] = ["email-worker", "order-worker", "pdf-report"];
+
+/// Long videos that are being made when their workers are killed, which happens so often.
+const VIDEOS: usize = 2;
+const VIDEO_KILLS: usize = 2;
 
 /// The Redis of the cache.
 const COPIES: &str = "redis-cache";
@@ -74,10 +81,12 @@ pub(crate) enum Fault {
     RedisDurablePaused,
     /// The Redis of sessions, tokens and limits is killed (SIGKILL) and started again
     RedisDurableKilled,
-    /// The volume of the reports is full
+    /// The volume of reports and videos is full
     FilesFull,
     /// Workers are killed (SIGKILL) one after another at random moments
     WorkersKilled,
+    /// Every video-worker is killed (SIGKILL) in the middle of a long video, twice
+    VideoWorkersKilled,
     /// Each web is killed (SIGKILL) when the broker has a job and the caller no answer
     WebKilled,
     /// Every dispatcher is killed (SIGKILL) when the broker has a row's job and the row no mark
@@ -160,9 +169,11 @@ impl Fault {
                 (false, "callers had their answers before their web was killed")
             }
             Self::WebKilled => (verdict.known_before > 0, "the broker had no job without an answer"),
-            Self::DispatchersKilled | Self::DeliveredTwice | Self::WorkersKilled | Self::Poison => {
-                (verdict.duplicates > 0, "nothing came twice")
-            }
+            Self::DispatchersKilled
+            | Self::DeliveredTwice
+            | Self::WorkersKilled
+            | Self::VideoWorkersKilled
+            | Self::Poison => (verdict.duplicates > 0, "nothing came twice"),
             Self::RedisCacheStopped | Self::RedisCachePaused | Self::RedisCacheKilled => {
                 (verdict.past_the_cache > 0, "the cache had everything")
             }
@@ -225,6 +236,7 @@ impl Fault {
                 block_in_place(|| reports.run(&["rm", "files/filling"]));
             }
             Self::WorkersKilled => kill_workers(system).await?,
+            Self::VideoWorkersKilled => kill_video_workers(system, load).await?,
             Self::WebKilled => kill_webs(system, load).await,
             Self::DispatchersKilled => kill_dispatchers(system, load).await,
             Self::DeliveredTwice => publish_twice(load),
@@ -293,6 +305,23 @@ async fn kill_workers(system: &System) -> anyhow::Result<()> {
         let worker = copies_of(WORKERS[rand::random_range(0..WORKERS.len())]).one(rand::random_range(0..2));
         block_in_place(|| worker.kill());
         block_in_place(|| worker.start());
+    }
+    Ok(())
+}
+
+/// Each time when a run has told how far it is that was not there before.
+async fn kill_video_workers(system: &System, load: &mut Load) -> anyhow::Result<()> {
+    let (workers, web) = (copies_of("video-worker"), &system.ways.web);
+    let videos = try_join_all((0..VIDEOS).map(|_| web.video(samples::FORTY_SECONDS))).await?;
+    let mut runs = BTreeSet::new();
+    for _ in 0..VIDEO_KILLS {
+        web.is_at_work(&videos, &mut runs).await?;
+        block_in_place(|| workers.kill());
+        block_in_place(|| workers.start());
+        system::ready(&workers).await;
+    }
+    for video in videos {
+        load.add(|_| ready(Ok(video)));
     }
     Ok(())
 }

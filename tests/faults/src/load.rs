@@ -1,12 +1,13 @@
-//! The jobs that run while a fault strikes: reports and orders by HTTP, mails and no-ops by the broker. A job counts as accepted from the
+//! The jobs that run while a fault strikes: reports, orders and videos by HTTP, mails and no-ops by the broker. A job counts as accepted from the
 //! `202` or the confirm; what gets neither is asked for again under the same id, as a good client does.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use backing::composed;
+use backing::{composed, samples};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::try_join_all;
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -27,6 +28,10 @@ const REPORTS: u32 = 1;
 const MAILS: u32 = 4;
 /// And so many orders, each with its mail.
 const ORDERS: u32 = 2;
+/// And one job of so many is a video, with its mail.
+const VIDEO_OF: u32 = 1000;
+/// Which of them: neither the first nor a report.
+const VIDEO: u32 = 500;
 /// Pages that are looked at at once.
 const LOOKS: usize = 32;
 /// One no-op of ten lasts so long, so that some run whenever something breaks.
@@ -71,6 +76,8 @@ pub(crate) enum Kind {
     Mail,
     /// With a mail that follows from it.
     Order,
+    /// With a mail that follows from it.
+    Video,
     Noop,
     /// What can never be done.
     Poison,
@@ -81,10 +88,10 @@ impl Accepted {
         Self { id, kind, at: Utc::now(), in_vain }
     }
 
-    /// The id of the mail that a report or an order asks for, or its own.
+    /// The id of the mail that a report, an order or a video asks for, or its own.
     pub(crate) fn mail(&self) -> Option<Uuid> {
         match self.kind {
-            Kind::Report | Kind::Order => Some(Uuid::new_v5(&self.id, SendEmail::KIND.as_bytes())),
+            Kind::Report | Kind::Order | Kind::Video => Some(Uuid::new_v5(&self.id, SendEmail::KIND.as_bytes())),
             Kind::Mail => Some(self.id),
             Kind::Noop | Kind::Poison => None,
         }
@@ -146,6 +153,9 @@ async fn hand_in(ways: Arc<Ways>, jobs: u32, length: Duration, enough: Cancellat
         sleep_until(begin + length * number / jobs).await;
         let ways = Arc::clone(&ways);
         asked.spawn(async move {
+            if number % VIDEO_OF == VIDEO {
+                return ways.web.video(samples::TWO_SECONDS).await;
+            }
             match number % 100 {
                 place if place < REPORTS => ways.web.report(Report::default()).await,
                 place if place < REPORTS + MAILS => ways.mail(Uuid::now_v7()).await,
@@ -196,13 +206,17 @@ impl Web {
         if let Some(run_at) = report.run_at {
             body["run_at"] = json!(run_at);
         }
-        self.insist(report.web.unwrap_or(turn), "/v1/reports", Kind::Report, &body).await
+        self.insist(report.web.unwrap_or(turn), "/v1/reports", Kind::Report, Body::Json(&body)).await
     }
 
     /// One piece of the product.
     pub(crate) async fn order(&self) -> anyhow::Result<Accepted> {
         let body = json!({"items": [{"product_id": self.product, "quantity": 1}]});
-        self.insist(self.turn(), "/v1/orders", Kind::Order, &body).await
+        self.insist(self.turn(), "/v1/orders", Kind::Order, Body::Json(&body)).await
+    }
+
+    pub(crate) async fn video(&self, file: &'static [u8]) -> anyhow::Result<Accepted> {
+        self.insist(self.turn(), "/v1/videos?title=Clock", Kind::Video, Body::Video(file)).await
     }
 
     /// So many orders at once.
@@ -242,7 +256,7 @@ impl Web {
     }
 
     /// Asks until it is accepted, under one key, one copy after another.
-    async fn insist(&self, first: usize, path: &str, kind: Kind, body: &Value) -> anyhow::Result<Accepted> {
+    async fn insist(&self, first: usize, path: &str, kind: Kind, body: Body<'_>) -> anyhow::Result<Accepted> {
         let (key, end) = (Uuid::new_v4(), Instant::now() + PATIENCE);
         for in_vain in 0.. {
             match self.post(first + in_vain as usize, path, key, body).await {
@@ -275,12 +289,61 @@ impl Web {
         Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))
     }
 
-    async fn post(&self, web: usize, path: &str, key: Uuid, body: &Value) -> reqwest::Result<(StatusCode, Value)> {
+    /// Waits until a run of one of these videos that is not among `known` has told how far it is, and is then.
+    pub(crate) async fn is_at_work(&self, videos: &[Accepted], known: &mut BTreeSet<String>) -> anyhow::Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            for video in videos {
+                let job: Value = self.get(0, &format!("/v1/jobs/{}", video.id)).send().await?.json().await?;
+                let run = job["timeline"].as_array().and_then(|runs| runs.last()?["run_id"].as_str());
+                let has_begun = job["state"] == "running" && job["progress"]["done"].as_u64() > Some(0);
+                if let Some(run) = run.filter(|_| has_begun)
+                    && known.insert(run.to_owned())
+                {
+                    return Ok(());
+                }
+            }
+            ensure!(Instant::now() < end, "no video is being made");
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// Whether every file of a video is there, and the largest of the size that was told.
+    pub(crate) async fn has_video(&self, video: Uuid) -> anyhow::Result<bool> {
+        let shown: Value = self.get(0, &format!("/v1/videos/{video}")).send().await?.json().await?;
+        let made = &shown["made"];
+        let names = made["files"].as_array().map_or(&[][..], Vec::as_slice).iter().filter_map(Value::as_str);
+        let mut sizes = BTreeMap::new();
+        for name in names {
+            let file = self.get(1, &format!("/v1/videos/{video}/files/{name}")).send().await?;
+            ensure!(file.status() == StatusCode::OK, "{name} of {video} was answered {}", file.status());
+            sizes.insert(name, file.bytes().await?.len() as u64);
+        }
+        let renditions = made["renditions"].as_array().map_or(&[][..], Vec::as_slice);
+        let whole = |rendition: &Value| {
+            let file = format!("{}.mp4", rendition["name"].as_str().unwrap_or_default());
+            sizes.get(file.as_str()).copied() == rendition["bytes"].as_u64()
+        };
+        Ok(!renditions.is_empty() && renditions.iter().all(whole) && sizes.contains_key("master.m3u8"))
+    }
+
+    async fn post(&self, web: usize, path: &str, key: Uuid, body: Body<'_>) -> reqwest::Result<(StatusCode, Value)> {
         let web = &self.copies[web % self.copies.len()];
         let request = self.client.post(format!("{web}{path}")).bearer_auth(self.token);
-        let response = request.header("idempotency-key", key.to_string()).json(body).send().await?;
+        let request = match body {
+            Body::Json(body) => request.json(body),
+            Body::Video(file) => request.header("content-type", "video/mp4").body(file),
+        };
+        let response = request.header("idempotency-key", key.to_string()).send().await?;
         Ok((response.status(), response.json().await?))
     }
+}
+
+/// What is sent.
+#[derive(Clone, Copy)]
+enum Body<'a> {
+    Json(&'a Value),
+    Video(&'static [u8]),
 }
 
 /// Where the copies of web are.

@@ -26,12 +26,13 @@ use crate::visits::Visitors;
 const PATIENCE: Duration = Duration::from_secs(120);
 const PAUSE: Duration = Duration::from_millis(100);
 /// Whose connections to the broker have a proxy of their own, and the variable that says where.
-const PROXIES: [(&str, &str); 8] = [
+const PROXIES: [(&str, &str); 9] = [
     ("web", "POSTROOM_FAULTS_WEB"),
     ("web-2", "POSTROOM_FAULTS_WEB_2"),
     ("email-worker", "POSTROOM_FAULTS_EMAIL_WORKER"),
     ("order-worker", "POSTROOM_FAULTS_ORDER_WORKER"),
     ("pdf-report", "POSTROOM_FAULTS_PDF_REPORT"),
+    ("video-worker", "POSTROOM_FAULTS_VIDEO_WORKER"),
     ("dispatcher", "POSTROOM_FAULTS_DISPATCHER"),
     ("noop-worker", "POSTROOM_FAULTS_NOOP_WORKER"),
     ("load", "POSTROOM_FAULTS_LOAD"),
@@ -144,17 +145,19 @@ impl System {
 
     /// How often each container has acked a delivery of a job that it knew to be done.
     pub(crate) fn acked_as_done(&self) -> BTreeMap<String, u64> {
-        let workers = copies_of("email-worker").and(copies_of("order-worker")).and(copies_of("pdf-report"));
+        let workers = copies_of("email-worker").and(copies_of("order-worker"));
+        let workers = workers.and(copies_of("pdf-report")).and(copies_of("video-worker"));
         block_in_place(|| workers.counters("jobs_total", "outcome=\"repeated\""))
     }
 
-    /// Deletes the reports but the one that the mails are about: the volume is small.
+    /// Deletes videos, and the reports but the one that the mails are about: the volume is small.
     pub(crate) fn clear_files(&self) {
         let Message::ReportReady(kept) = &self.ways.mail.message else { unreachable!("the mail is about a report") };
         let kept = format!("{}.pdf", kept.report_id);
         let reports = copies_of("pdf-report");
         let find = ["find", "files/reports", "-name", "*.pdf", "-not", "-name", &kept, "-delete"];
         block_in_place(|| reports.run(&find));
+        block_in_place(|| reports.run(&["rm", "-rf", "files/videos"]));
     }
 
     /// The service in whose container the leader of a queue is.

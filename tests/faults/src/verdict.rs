@@ -128,6 +128,11 @@ impl Verdict {
                 verdict.wrong.push(format!("the file of {} is not there, or not whole", report.id));
             }
         }
+        for video in accepted.iter().filter(|job| job.kind == Kind::Video) {
+            if !system.ways.web.has_video(video.id).await? {
+                verdict.wrong.push(format!("the files of the video {} are not there, or not whole", video.id));
+            }
+        }
         let known =
             |job: &&Accepted| job.in_vain > 0 && rows.get(&job.id).is_some_and(|row| row.created_at + PAUSE < job.at);
         verdict.known_before = accepted.iter().filter(known).count() as u64;
@@ -319,7 +324,7 @@ struct Expected {
     may_succeed: bool,
     may_die: bool,
     is_mail: bool,
-    /// Whether somebody was promised it: the mail of a report or an order is not counted beside that.
+    /// Whether somebody was promised it: the mail of a report, an order or a video is not counted beside that.
     counts: bool,
 }
 
@@ -330,7 +335,7 @@ fn expectations(fault: Fault, accepted: &[Accepted]) -> BTreeMap<Uuid, Expected>
         let is_poison = job.kind == Kind::Poison;
         let may_die = is_poison || is_mail && fault.kills_mails();
         expected.insert(job.id, Expected { may_succeed: !is_poison, may_die, is_mail, counts: true });
-        if let (Kind::Report | Kind::Order, Some(mail)) = (job.kind, job.mail()) {
+        if let (Kind::Report | Kind::Order | Kind::Video, Some(mail)) = (job.kind, job.mail()) {
             let may_die = fault.kills_mails();
             expected.insert(mail, Expected { may_succeed: true, may_die, is_mail: true, counts: false });
         }
