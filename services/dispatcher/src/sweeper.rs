@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use pipeline::jobs::{Job, RenderReport};
-use store::files::report_key;
+use pipeline::jobs::{Job, RenderReport, TranscodeVideo};
+use store::files::{UPLOADS, VIDEOS, report_key, video_folder};
 use store::retention::{self, OldJob, Sweep};
-use store::{DatabaseError, Files, PgPool};
+use store::{DatabaseError, Files, FilesError, PgPool};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -19,6 +19,11 @@ const EVERY: Duration = Duration::from_secs(600);
 const BATCH: u32 = 500;
 /// Files that are deleted side by side.
 const FILES_AT_ONCE: usize = 16;
+/// Far longer than web waits for an upload.
+const UPLOADS_KEPT: TimeDelta = TimeDelta::days(1);
+/// A video that belongs to no known job. Its job may be one that the broker took while the database was away, and that waits for a
+/// worker: it is known once it begins.
+const UNOWNED_KEPT: TimeDelta = TimeDelta::days(7);
 /// The marks of sent mails must outlive every message that could be replayed, or a replay mails twice.
 const MARKS_KEPT: TimeDelta = TimeDelta::days(90);
 
@@ -34,7 +39,7 @@ impl Sweeper {
     /// One that keeps jobs for so long.
     #[must_use]
     pub fn new(pool: PgPool, files: Files, kept: KeptDays) -> Self {
-        for what in ["jobs", "outbox", "firings", "idempotency_keys", "sent_mails"] {
+        for what in ["jobs", "outbox", "firings", "idempotency_keys", "sent_mails", "uploads", "videos"] {
             metrics::counter!("swept_total", "what" => what).increment(0);
         }
         Self { pool, files, kept: kept.length() }
@@ -69,6 +74,8 @@ impl Sweeper {
         while !drain.is_cancelled() && more("firings", sweep.firings(before, BATCH).await?) {}
         while !drain.is_cancelled() && more("idempotency_keys", sweep.idempotency_keys(before, BATCH).await?) {}
         while !drain.is_cancelled() && more("sent_mails", sweep.sent_mails(marks_before, BATCH).await?) {}
+        while !drain.is_cancelled() && self.sweep_uploads(now - UPLOADS_KEPT).await {}
+        self.sweep_unowned_videos(&mut sweep, now - UNOWNED_KEPT, drain).await?;
         sweep.finish().await?;
         Ok(true)
     }
@@ -78,27 +85,73 @@ impl Sweeper {
     async fn sweep_jobs(&self, sweep: &mut Sweep, before: DateTime<Utc>) -> Result<bool, DatabaseError> {
         let old = sweep.old_jobs(before, BATCH).await?;
         let found = old.len();
-        let deleting = old.into_iter().map(|job| async move { self.delete_file(&job).await.then_some(job.id) });
-        let bare: Vec<Uuid> =
-            stream::iter(deleting).buffer_unordered(FILES_AT_ONCE).filter_map(std::future::ready).collect().await;
+        let deleting = old.into_iter().map(|job| async move { done(self.delete_files(&job).await).map(|()| job.id) });
+        let bare = side_by_side(deleting).await;
         let more = more("jobs", sweep.delete_jobs(&bare, before).await?);
         // A job whose file stays is the first to be found again: leave it to the next sweep.
         Ok(more && bare.len() == found)
     }
 
-    /// Whether the job has no file, now.
-    async fn delete_file(&self, job: &OldJob) -> bool {
-        if job.kind != RenderReport::KIND {
-            return true;
-        }
-        match self.files.delete(&report_key(job.id)).await {
-            Ok(()) => true,
-            Err(error) => {
-                tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "delete a file");
-                false
-            }
+    async fn delete_files(&self, job: &OldJob) -> Result<(), FilesError> {
+        match job.kind.as_str() {
+            RenderReport::KIND => self.files.delete(&report_key(job.id)).await,
+            TranscodeVideo::KIND => self.files.delete_folder(&video_folder(job.id)).await,
+            _ => Ok(()),
         }
     }
+
+    /// Deletes a batch of uploads that nobody finished, or that belong to nothing. Whether there may be more.
+    async fn sweep_uploads(&self, before: DateTime<Utc>) -> bool {
+        let limit = BATCH as usize;
+        let unfinished = done(self.files.delete_unfinished(UPLOADS, before, limit).await).unwrap_or_default();
+        let old = done(self.files.older_than(UPLOADS, before, limit).await).unwrap_or_default();
+        let deleting = old.into_iter().map(|key| async move { done(self.files.delete(&key).await) });
+        let old = side_by_side(deleting).await;
+        // Both are counted.
+        more("uploads", unfinished) | more("uploads", old.len() as u64)
+    }
+
+    /// Deletes the videos of which no job is known: an upload was stored, and then no job accepted.
+    async fn sweep_unowned_videos(
+        &self,
+        sweep: &mut Sweep,
+        before: DateTime<Utc>,
+        drain: &CancellationToken,
+    ) -> Result<(), DatabaseError> {
+        let Some(mut older) = done(self.files.older_folders(VIDEOS, before).await) else {
+            return Ok(());
+        };
+        while !drain.is_cancelled() {
+            let folders = done(older.next(BATCH as usize).await).unwrap_or_default();
+            if folders.is_empty() {
+                break;
+            }
+            let ids: Vec<Uuid> = folders.iter().filter_map(|folder| video_id(folder)).collect();
+            let unowned = sweep.unknown_jobs(&ids).await?;
+            let deleting =
+                unowned.into_iter().map(|id| async move { done(self.files.delete_folder(&video_folder(id)).await) });
+            let deleted = side_by_side(deleting).await;
+            more("videos", deleted.len() as u64);
+        }
+        Ok(())
+    }
+}
+
+/// What came of each that was done.
+async fn side_by_side<T>(deleting: impl Iterator<Item = impl Future<Output = Option<T>>>) -> Vec<T> {
+    stream::iter(deleting).buffer_unordered(FILES_AT_ONCE).filter_map(std::future::ready).collect().await
+}
+
+/// The video whose folder it is.
+fn video_id(folder: &str) -> Option<Uuid> {
+    let id = folder.rsplit('/').next()?.parse().ok()?;
+    (video_folder(id) == folder).then_some(id)
+}
+
+/// What fails is left to the next sweep.
+fn done<T>(outcome: Result<T, FilesError>) -> Option<T> {
+    let failed = |error| tracing::warn!(error = format!("{:#}", anyhow::Error::new(error)), "sweep files");
+    outcome.map_err(failed).ok()
 }
 
 /// Counts what was deleted, and says whether there may be more.

@@ -78,6 +78,26 @@ impl Sweep {
             .map(|deleted| deleted.rows_affected())
     }
 
+    /// Those of the ids under which no job is known, nor waits in the outbox. A job that the broker took while nothing could be
+    /// written down is known once it begins at the latest.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn unknown_jobs(&mut self, ids: &[Uuid]) -> Result<Vec<Uuid>, DatabaseError> {
+        self.held
+            .call("look for unknown jobs", async |connection| {
+                sqlx::query_scalar(
+                    "SELECT asked.id FROM unnest($1::uuid[]) AS asked (id)
+                     WHERE NOT EXISTS (SELECT FROM jobs WHERE jobs.id = asked.id)
+                       AND NOT EXISTS (SELECT FROM outbox WHERE job_id = asked.id)",
+                )
+                .bind(ids)
+                .fetch_all(connection)
+                .await
+            })
+            .await
+    }
+
     /// Deletes up to `limit` rows of the outbox that were sent or set aside before that moment; how many.
     ///
     /// # Errors

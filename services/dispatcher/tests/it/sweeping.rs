@@ -1,13 +1,16 @@
 //! What is old goes, what is not stays.
 
+use std::fs::File;
+
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use dispatcher::settings::KeptDays;
 use dispatcher::sweeper::Sweeper;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
-use store::files::report_key;
-use store::jobs::{JobEvent, JobEventType, apply_event, find_job};
+use store::files::{report_key, upload_key, video_folder, video_key, video_source_key};
+use store::jobs::{JobEvent, JobEventType, NewJob, apply_event, find_job};
+use store::outbox::{self, NewOutboxRow};
 use store::retention;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -142,5 +145,101 @@ async fn only_one_sweeps_at_a_time() {
     other.finish().await.unwrap();
     assert!(sweep(&fixture).await);
     assert_eq!(is_there(&fixture, old).await, (false, false));
+    fixture.vhost.finish(&[]).await;
+}
+
+/// Makes a file or a folder look as if it was last changed so long ago.
+fn age(fixture: &Fixture, path: &str, age: TimeDelta) {
+    File::open(fixture.directory.0.join(path)).unwrap().set_modified((Utc::now() - age).into()).unwrap();
+}
+
+/// A video that was uploaded so many days ago, with a rendition.
+async fn video(fixture: &Fixture, id: Uuid, days: i64) {
+    for key in [video_source_key(id), video_key(id, "720p.mp4")] {
+        fixture.files.put(&key, Bytes::from_static(b"video")).await.unwrap();
+        age(fixture, &key, TimeDelta::days(days));
+    }
+    age(fixture, &video_folder(id), TimeDelta::days(days));
+}
+
+fn has_video(fixture: &Fixture, id: Uuid) -> bool {
+    fixture.directory.0.join(video_folder(id)).exists()
+}
+
+#[tokio::test]
+async fn a_video_goes_with_its_job_and_all_its_files() {
+    let fixture = Fixture::new().await;
+    let old = job(&fixture, "video.transcode", 31).await;
+    let young = job(&fixture, "video.transcode", 29).await;
+    let report = job(&fixture, "report.render", 31).await;
+    for id in [old, young, report] {
+        video(&fixture, id, 0).await;
+    }
+    assert!(sweep(&fixture).await);
+    assert!(find_job(&fixture.pool, old, "alice").await.unwrap().is_none());
+    assert!(!has_video(&fixture, old));
+    assert!(find_job(&fixture.pool, young, "alice").await.unwrap().is_some());
+    assert!(fixture.files.size(&video_source_key(young)).await.unwrap().is_some());
+    assert!(has_video(&fixture, report), "only videos have a folder under the job's id");
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn what_was_uploaded_for_nothing_goes_after_a_day() {
+    let fixture = Fixture::new().await;
+    // More than one batch.
+    for key in (0..520).map(|number| upload_key(Uuid::from_u128(number))) {
+        fixture.files.put(&key, Bytes::from_static(b"x")).await.unwrap();
+        age(&fixture, &key, TimeDelta::hours(25));
+    }
+    let [dead, young, arriving] = [(); 3].map(|()| upload_key(Uuid::new_v4()));
+    fixture.files.put(&young, Bytes::from_static(b"x")).await.unwrap();
+    age(&fixture, &young, TimeDelta::hours(23));
+    let mut arriving_now = fixture.files.begin(&arriving).await.unwrap();
+    age(&fixture, &format!("{arriving}#1"), TimeDelta::hours(23));
+    // Its process died.
+    std::mem::forget(fixture.files.begin(&dead).await.unwrap());
+    age(&fixture, &format!("{dead}#1"), TimeDelta::hours(25));
+
+    assert!(sweep(&fixture).await);
+    let uploads = std::fs::read_dir(fixture.directory.0.join("uploads")).unwrap();
+    let mut left: Vec<_> =
+        uploads.map(|entry| format!("uploads/{}", entry.unwrap().file_name().into_string().unwrap())).collect();
+    left.sort();
+    let mut expected = vec![young, format!("{arriving}#1")];
+    expected.sort();
+    assert_eq!(left, expected);
+    arriving_now.write(Bytes::from_static(b"more")).await.unwrap();
+    assert_eq!(arriving_now.finish().await.unwrap(), 4);
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn a_video_of_which_no_job_is_known_goes_after_a_week() {
+    let fixture = Fixture::new().await;
+    let [unowned, young, queued, waiting] = [(); 4].map(|()| Uuid::new_v4());
+    let row = NewOutboxRow { message: json!({}), due_at: None };
+    for id in [queued, waiting] {
+        let job = NewJob { id, kind: "video.transcode".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
+        outbox::put(&fixture.pool, &job, &row).await.unwrap();
+    }
+    // One is known by its row alone, the other by what waits in the outbox alone.
+    for (statement, id) in
+        [("DELETE FROM outbox WHERE job_id = $1", queued), ("DELETE FROM jobs WHERE id = $1", waiting)]
+    {
+        sqlx::query(statement).bind(id).execute(&fixture.pool).await.unwrap();
+    }
+    for (id, days) in [(unowned, 8), (young, 6), (queued, 99), (waiting, 99)] {
+        video(&fixture, id, days).await;
+    }
+    fixture.files.put("videos/something/else", Bytes::from_static(b"x")).await.unwrap();
+    age(&fixture, "videos/something", TimeDelta::days(99));
+
+    assert!(sweep(&fixture).await);
+    assert!(!has_video(&fixture, unowned));
+    for id in [young, queued, waiting] {
+        assert!(fixture.files.size(&video_source_key(id)).await.unwrap().is_some());
+    }
+    assert!(fixture.files.size("videos/something/else").await.unwrap().is_some());
     fixture.vhost.finish(&[]).await;
 }

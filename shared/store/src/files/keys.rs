@@ -4,6 +4,11 @@ use uuid::Uuid;
 
 use super::FilesError;
 
+/// The folder of what is being uploaded.
+pub const UPLOADS: &str = "uploads";
+/// The folder of all videos.
+pub const VIDEOS: &str = "videos";
+
 const LONGEST_KEY: usize = 200;
 
 /// The key under which the PDF of a report is kept.
@@ -15,19 +20,19 @@ pub fn report_key(report_id: Uuid) -> String {
 /// The key under which the bytes of an upload arrive, before it is known what they belong to.
 #[must_use]
 pub fn upload_key(upload_id: Uuid) -> String {
-    format!("uploads/{upload_id}")
+    format!("{UPLOADS}/{upload_id}")
 }
 
 /// The folder of everything that belongs to a video.
 #[must_use]
 pub fn video_folder(video_id: Uuid) -> String {
-    format!("videos/{video_id}")
+    format!("{VIDEOS}/{video_id}")
 }
 
 /// The key under which a file of a video is kept. The name may come from outside: what is no name makes no key that is taken.
 #[must_use]
 pub fn video_key(video_id: Uuid, name: &str) -> String {
-    format!("videos/{video_id}/{name}")
+    format!("{VIDEOS}/{video_id}/{name}")
 }
 
 /// The key under which a video is kept as it was uploaded.

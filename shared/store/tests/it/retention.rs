@@ -67,6 +67,20 @@ async fn jobs_go_when_they_ended_long_ago() {
 }
 
 #[tokio::test]
+async fn a_job_is_unknown_that_has_neither_a_row_nor_waits_in_the_outbox() {
+    let store = TestStore::create().await;
+    let [queued, over, waiting, unknown] = [(); 4].map(|()| Uuid::new_v4());
+    record_queued(&store.pool, &new_job(queued)).await;
+    apply(&store.pool, &event(over, JobEventType::Dead, 3)).await;
+    outbox::put(&store.pool, &new_job(waiting), &NewOutboxRow { message: json!({}), due_at: None }).await.unwrap();
+    sqlx::query("DELETE FROM jobs WHERE id = $1").bind(waiting).execute(&store.pool).await.unwrap();
+    let mut sweep = sweep(&store.pool).await;
+    assert_eq!(sweep.unknown_jobs(&[queued, over, waiting, unknown]).await.unwrap(), [unknown]);
+    assert!(sweep.unknown_jobs(&[]).await.unwrap().is_empty());
+    sweep.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn rows_of_the_outbox_go_when_they_are_done_with() {
     let store = TestStore::create().await;
     let [old, young, aside, open] = [(); 4].map(|()| Uuid::new_v4());
