@@ -10,6 +10,7 @@ use lettre::message::{Attachment, Mailbox, MultiPart};
 use minijinja::context;
 use pipeline::jobs::{
     EmailAddress, Message, OrderPlaced, OrderRefused, OrderedItem, Period, PersonName, ReportReady, SendEmail,
+    VideoReady, VideoRefused,
 };
 use store::SignedLinks;
 use store::money::money;
@@ -89,6 +90,8 @@ impl Composer {
             (Message::AddressTaken, _) => (self.to_person("address-taken", name)?, None),
             (Message::OrderPlaced(order), _) => (self.order_placed(name, order)?, None),
             (Message::OrderRefused(order), _) => (self.order_refused(name, order)?, None),
+            (Message::VideoReady(video), _) => (self.video_ready(name, video, now)?, None),
+            (Message::VideoRefused(video), _) => (self.video_refused(name, video)?, None),
         };
         let domain = self.from.address.as_str().rsplit('@').next().unwrap_or_default();
         let message_id = format!("<{id}@{domain}>");
@@ -171,6 +174,27 @@ impl Composer {
         };
         self.templates.render("report-ready", values).context("render the template \"report-ready\"")
     }
+
+    fn video_ready(&self, name: &PersonName, video: &VideoReady, now: DateTime<Utc>) -> anyhow::Result<Texts> {
+        let link_until = now + LINK_WORKS;
+        let values = context! {
+            name => Line::new(name.as_str()).as_str(),
+            title => Line::new(video.title.as_str()).as_str(),
+            length => length(video.seconds),
+            link => self.links.url_for_video(video.video_id, &video.file, link_until).as_str(),
+            link_until => link_until.format("%-d %B %Y, %H:%M UTC").to_string(),
+        };
+        self.templates.render("video-ready", values).context("render the template \"video-ready\"")
+    }
+
+    fn video_refused(&self, name: &PersonName, video: &VideoRefused) -> anyhow::Result<Texts> {
+        let values = context! {
+            name => Line::new(name.as_str()).as_str(),
+            title => Line::new(video.title.as_str()).as_str(),
+            reason => Line::sentence(&video.reason).as_str(),
+        };
+        self.templates.render("video-refused", values).context("render the template \"video-refused\"")
+    }
 }
 
 /// Tells mail programs that nobody wrote this, so that no holiday notice answers it (RFC 3834).
@@ -225,6 +249,14 @@ fn size(bytes: u64) -> String {
             format!("{}.{} MB", tenths / 10, tenths % 10)
         }
     }
+}
+
+/// `1 h 2 min 3 s`, without what is zero.
+fn length(seconds: u64) -> String {
+    let parts = [(seconds / 3600, "h"), (seconds / 60 % 60, "min"), (seconds % 60, "s")];
+    let parts: Vec<String> =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count} {unit}")).collect();
+    if parts.is_empty() { "less than 1 s".to_owned() } else { parts.join(" ") }
 }
 
 #[cfg(test)]

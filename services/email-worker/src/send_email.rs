@@ -132,7 +132,12 @@ impl SendEmailHandler {
                 let reading = timeout(self.desk.deadlines.read, self.read(&ready.file)).await;
                 Some(reading.or_retry("read the report's file")??)
             }
-            Message::Welcome | Message::AddressTaken | Message::OrderPlaced(_) | Message::OrderRefused(_) => None,
+            Message::Welcome
+            | Message::AddressTaken
+            | Message::OrderPlaced(_)
+            | Message::OrderRefused(_)
+            | Message::VideoReady(_)
+            | Message::VideoRefused(_) => None,
         };
         let made = self.composer.compose(id, job, report, Utc::now());
         made.map_err(|error| Failure::reject(format!("{error:#}")))

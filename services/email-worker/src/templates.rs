@@ -7,7 +7,7 @@ use minijinja::{Environment, UndefinedBehavior, Value};
 const FUEL: u64 = 5_000;
 
 /// `<name>.subject`, `<name>.html` and `<name>.txt`.
-const TEMPLATES: [(&str, &str); 15] = [
+const TEMPLATES: [(&str, &str); 21] = [
     ("report-ready.subject", include_str!("../templates/report-ready.subject")),
     ("report-ready.html", include_str!("../templates/report-ready.html")),
     ("report-ready.txt", include_str!("../templates/report-ready.txt")),
@@ -23,6 +23,12 @@ const TEMPLATES: [(&str, &str); 15] = [
     ("order-refused.subject", include_str!("../templates/order-refused.subject")),
     ("order-refused.html", include_str!("../templates/order-refused.html")),
     ("order-refused.txt", include_str!("../templates/order-refused.txt")),
+    ("video-ready.subject", include_str!("../templates/video-ready.subject")),
+    ("video-ready.html", include_str!("../templates/video-ready.html")),
+    ("video-ready.txt", include_str!("../templates/video-ready.txt")),
+    ("video-refused.subject", include_str!("../templates/video-refused.subject")),
+    ("video-refused.html", include_str!("../templates/video-refused.html")),
+    ("video-refused.txt", include_str!("../templates/video-refused.txt")),
 ];
 
 /// The three texts of one mail.

@@ -1,15 +1,19 @@
 use chrono::{DateTime, Utc};
 use mail_parser::{MessageParser, MimeHeaders};
-use pipeline::jobs::{FileReference, Message, OrderPlaced, OrderRefused, OrderedItem, Period, ReportReady, SendEmail};
+use pipeline::jobs::{
+    FileReference, Message, OrderPlaced, OrderRefused, OrderedItem, Period, ReportReady, SendEmail, VideoReady,
+    VideoRefused,
+};
 use proptest::prelude::*;
 use store::{LinkSettings, SignedLinks};
 use uuid::Uuid;
 
-use super::{Composer, Mail, StoredReport, size};
+use super::{Composer, Mail, StoredReport, length, size};
 use crate::settings::Sender;
 
 const JOB: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0007);
 const REPORT: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
+const VIDEO: Uuid = Uuid::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0009);
 
 fn composer() -> Composer {
     let settings = LinkSettings {
@@ -138,6 +142,37 @@ fn the_texts_of_the_mails_about_an_order() {
     }
 }
 
+fn video_ready(title: &str, file: &str) -> Message {
+    let title = title.to_owned().try_into().unwrap();
+    Message::VideoReady(VideoReady { video_id: VIDEO, title, seconds: 754, file: file.to_owned() })
+}
+
+fn video_refused(title: &str, reason: &str) -> Message {
+    let title = title.to_owned().try_into().unwrap();
+    Message::VideoRefused(VideoRefused { video_id: VIDEO, title, reason: reason.to_owned() })
+}
+
+#[test]
+fn the_texts_of_the_mails_about_a_video() {
+    let hostile = "{{ 7*7 }} <script>alert(1)</script> & \"so\" \u{202e}4pm.exe";
+    let injected = "No video.\r\nBcc: eve@evil.example\r\n\r\n<b>Pay here: http://evil.example</b>";
+    let messages = [
+        ("video_ready", video_ready("Holiday in Żywiec", "720p.mp4")),
+        ("video_refused", video_refused("Holiday in Żywiec", "The file is no video that can be read.")),
+        ("hostile_video_ready", video_ready(hostile, "../a?\"><script>\r\nBcc: eve@evil.example\r\n\r\n&amp;")),
+        ("hostile_video_refused", video_refused(hostile, injected)),
+    ];
+    for (name, message) in messages {
+        let job = SendEmail { message, ..job(ready()) };
+        let mail = composer().compose(JOB, &job, None, now()).unwrap();
+        let parsed = parse(&mail);
+        assert_eq!(field_names(&mail.content), FIELDS);
+        insta::assert_snapshot!(format!("{name}_subject"), parsed.subject().unwrap());
+        insta::assert_snapshot!(format!("{name}_text"), parsed.body_text(0).unwrap());
+        insta::assert_snapshot!(format!("{name}_html"), parsed.body_html(0).unwrap());
+    }
+}
+
 #[test]
 fn the_mail_of_the_longest_order_is_made() {
     let lines = (0..50).map(|_| item(&"ü".repeat(200), 1000, i64::MAX / 50_000)).collect();
@@ -212,6 +247,25 @@ fn the_link_opens_the_report_for_7_days_from_the_attempt() {
 }
 
 #[test]
+fn the_link_opens_the_video_for_7_days_from_the_attempt() {
+    let job = SendEmail { message: video_ready("Holiday", "720p.mp4"), ..job(ready()) };
+    let composer = composer();
+    let mail = composer.compose(JOB, &job, None, now()).unwrap();
+    let text = parse(&mail).body_text(0).unwrap().into_owned();
+    let link: url::Url = text.lines().find(|line| line.starts_with("https://")).unwrap().trim().parse().unwrap();
+    assert_eq!(link.path(), format!("/v1/videos/{VIDEO}/files/720p.mp4"));
+    let find = |name: &str| link.query_pairs().find(|(key, _)| key == name).unwrap().1.into_owned();
+    let until = now() + chrono::TimeDelta::days(7);
+    assert_eq!(find("expires"), until.timestamp().to_string());
+    let check = |moment| composer.links.verify_video(VIDEO, until.timestamp(), &find("signature"), moment);
+    assert_eq!(check(until - chrono::TimeDelta::seconds(1)), Ok(()));
+    assert!(check(until).is_err());
+    assert!(text.contains("until 22 January 2026, 12:00 UTC"), "{text}");
+    let html = parse(&mail).body_html(0).unwrap().into_owned();
+    assert_eq!(html.matches(&find("signature")).count(), 3, "behind the button, and to copy: {html}");
+}
+
+#[test]
 fn an_attached_file_arrives_byte_for_byte() {
     // Every byte, dots that begin lines, and line ends of all kinds.
     let mut file: Vec<u8> = (0..=255).cycle().take(70_000).collect();
@@ -250,7 +304,34 @@ fn a_size_is_told_as_file_managers_do() {
     assert_eq!(sizes, shown);
 }
 
+#[test]
+fn the_length_of_a_video_is_told_without_what_is_zero() {
+    let lengths = [0, 1, 59, 60, 61, 754, 3600, 3601, 3660, 36_754].map(length);
+    let shown = ["less than 1 s", "1 s", "59 s", "1 min", "1 min 1 s", "12 min 34 s", "1 h", "1 h 1 s", "1 h 1 min"];
+    assert_eq!(lengths[..9], shown);
+    assert_eq!(lengths[9], "10 h 12 min 34 s");
+}
+
 proptest! {
+    /// The same for a video.
+    #[test]
+    fn no_value_of_a_video_adds_a_header(
+        title in "\\PC{1,200}",
+        text in "(\\PC|\r|\n|:|\0|/|\"){0,300}",
+        seconds in any::<u64>(),
+    ) {
+        let Ok(title) = title.try_into() else { return Ok(()) }; // Spaces alone: such a job is not even decoded.
+        let refused = VideoRefused { video_id: VIDEO, title, reason: text.clone() };
+        let ready = VideoReady { video_id: VIDEO, title: refused.title.clone(), seconds, file: text };
+        for message in [Message::VideoReady(ready), Message::VideoRefused(refused)] {
+            let mail = composer().compose(JOB, &SendEmail { message, ..job(self::ready()) }, None, now());
+            let mail = mail.map_err(|error| TestCaseError::fail(format!("{error:#}")))?;
+            prop_assert_eq!(field_names(&mail.content), FIELDS);
+            prop_assert_eq!(mail.envelope.to().len(), 1);
+            prop_assert!(mail.content.is_ascii());
+        }
+    }
+
     /// Whatever a job may carry, the mail has the fields that it should have, and one recipient.
     #[test]
     fn no_value_of_a_job_adds_a_header(
