@@ -189,7 +189,7 @@ async fn a_volume_that_is_nearly_full_takes_no_videos() {
         Web::start(Behind { limits: Limits { video_bytes: u64::MAX, ..Limits::default() }, ..Behind::nothing() }).await;
     let room = web.files.room().await.unwrap();
     let mut stream = TcpStream::connect(web.address).await.unwrap();
-    // As much as there is: less than a tenth of the volume would be left.
+    // As much as there is: nothing would be left.
     stream.write_all(head(usize::try_from(room.free).unwrap()).as_bytes()).await.unwrap();
     let mut said = String::new();
     tokio::time::timeout(DEADLINE, stream.read_to_string(&mut said)).await.unwrap().unwrap();

@@ -37,8 +37,9 @@ const UNTITLED: &str = "Untitled video";
 const LEAST: u64 = 64 * 1024;
 /// How often one looks whether there is still room: once in so many bytes.
 const LOOK_AFTER: u64 = 64 * 1024 * 1024;
-/// A tenth of the volume is not for uploads: reports and renditions need room too.
+/// A tenth of the volume, and 5 GiB at most, is not for uploads: reports and renditions need room too.
 const RESERVED: u64 = 10;
+const MOST_RESERVED: u64 = 5 << 30;
 
 /// How a video is to be called.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -233,7 +234,8 @@ impl Pace {
 /// Whether so much more can be stored, and enough is left for others.
 async fn check_room(files: &Files, bytes: u64) -> Result<(), Problem> {
     let room = files.room().await?;
-    if room.free.saturating_sub(bytes) < room.total / RESERVED { Err(Problem::StorageFull) } else { Ok(()) }
+    let reserved = (room.total / RESERVED).min(MOST_RESERVED);
+    if room.free.saturating_sub(bytes) < reserved { Err(Problem::StorageFull) } else { Ok(()) }
 }
 
 /// Any type that is not one of a form's: what the file is, its first bytes tell.
