@@ -171,8 +171,8 @@ async fn a_video_goes_with_its_job_and_all_its_files() {
     let fixture = Fixture::new().await;
     let old = job(&fixture, "video.transcode", 31).await;
     let young = job(&fixture, "video.transcode", 29).await;
-    let report = job(&fixture, "report.render", 31).await;
-    for id in [old, young, report] {
+    let mail = job(&fixture, "email.send", 31).await;
+    for id in [old, young, mail] {
         video(&fixture, id, 0).await;
     }
     assert!(sweep(&fixture).await);
@@ -180,7 +180,7 @@ async fn a_video_goes_with_its_job_and_all_its_files() {
     assert!(!has_video(&fixture, old));
     assert!(find_job(&fixture.pool, young, "alice").await.unwrap().is_some());
     assert!(fixture.files.size(&video_source_key(young)).await.unwrap().is_some());
-    assert!(has_video(&fixture, report), "only videos have a folder under the job's id");
+    assert!(has_video(&fixture, mail), "only videos have a folder under the job's id");
     fixture.vhost.finish(&[]).await;
 }
 
