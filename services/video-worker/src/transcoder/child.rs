@@ -107,14 +107,14 @@ impl Drop for Group {
     }
 }
 
-/// Runs a process to its end. `hear` takes what it writes, piece by piece, and says how long the next sign of life may take; `None`
+/// Runs a process to its end; its last words on standard error, in one line. `hear` takes what it writes, piece by piece, and says how long the next sign of life may take; `None`
 /// where the piece was none.
 pub(super) async fn run(
     call: &Call<'_>,
     stop: &CancellationToken,
     patience: Duration,
     hear: impl FnMut(&[u8]) -> Option<Duration> + Send,
-) -> Result<(), Broken> {
+) -> Result<String, Broken> {
     let mut group = Group::start(call).map_err(Broken::Start)?;
     let pipe_missing = || Broken::Start(io::Error::other("a pipe of the process is missing"));
     let stdout = group.0.stdout.take().ok_or_else(pipe_missing)?;
@@ -137,7 +137,7 @@ pub(super) async fn run(
             if !said.is_empty() {
                 tracing::debug!(said, "a process had something to say");
             }
-            return Ok(());
+            return Ok(said);
         }
         Some(Ok(Ok(status))) => return Err(Broken::Ended { status, said }),
         Some(Ok(Err(Silence::Stalled(limit)))) => Broken::Stalled { limit, said },

@@ -12,13 +12,15 @@ use super::plan::{MAX_SECONDS, Source};
 use super::probe::Probed;
 use super::progress::Reports;
 use super::refusal::Refusal;
-use super::verdict::{Verdict, judge};
+use super::verdict::{TOO_MANY_PIXELS, Verdict, judge};
 use super::{TranscodeError, chain};
 
 /// A hundred times what the longest answer needs; a file can have a thousand streams.
 const ANSWER_BYTES: usize = 1024 * 1024;
 /// For a look at a file, which takes some tenths of a second.
 const LOOK: Duration = Duration::from_secs(60);
+/// At the end of a video the whole file is written once more, without a report; so fast at least.
+const REWRITTEN_BYTES_A_SECOND: u64 = 10_000_000;
 /// What ffmpeg must have been built with.
 const NEEDED: [&str; 3] = ["libx264", "aac", "mjpeg"];
 
@@ -35,8 +37,6 @@ pub struct Limits {
     pub start: Duration,
     /// Without a report that says more than the one before.
     pub stall: Duration,
-    /// The same at the end of a video: there the whole file is written once more, without a report.
-    pub ending: Duration,
 }
 
 impl Default for Limits {
@@ -47,7 +47,6 @@ impl Default for Limits {
             times_length: 20,
             start: Duration::from_secs(5 * 60),
             stall: Duration::from_secs(60),
-            ending: Duration::from_secs(10 * 60),
         }
     }
 }
@@ -100,7 +99,7 @@ impl Encoder {
         };
         ask(&self.ffprobe, "-version").await?;
         let encoders = ask(&self.ffmpeg, "-encoders").await?;
-        let encoders = String::from_utf8_lossy(&encoders);
+        let encoders = String::from_utf8_lossy(&encoders.0);
         let has = |name: &&str| encoders.split_whitespace().any(|word| word == *name);
         match NEEDED.iter().find(|name| !has(name)) {
             Some(encoder) => Err(ProgramError::Lacks { program: self.ffmpeg.clone(), encoder }),
@@ -115,8 +114,13 @@ impl Encoder {
         folder: &Path,
         stop: &CancellationToken,
     ) -> Result<Source, TranscodeError> {
-        let found =
-            self.probe(path, folder, stop, Refusal::Unreadable).await?.found().map_err(TranscodeError::Refused)?;
+        let (probed, said) = self.probe(path, folder, stop, Refusal::Unreadable).await?;
+        let found = probed.found().map_err(|refusal| match refusal {
+            // Of a picture that it did not even begin with, ffprobe gives no size.
+            Refusal::Unreadable if said.contains(TOO_MANY_PIXELS) => Refusal::TooLarge,
+            refusal => refusal,
+        });
+        let found = found.map_err(TranscodeError::Refused)?;
         let millis = match found.millis {
             Some(millis) => millis,
             // As browsers record: nothing tells the length but the end.
@@ -132,21 +136,23 @@ impl Encoder {
         folder: &Path,
         stop: &CancellationToken,
     ) -> Result<(u64, u64), TranscodeError> {
-        let probed = self.probe(path, folder, stop, Refusal::Damaged).await?;
+        let (probed, _) = self.probe(path, folder, stop, Refusal::Damaged).await?;
         probed.lengths().ok_or(TranscodeError::Refused(Refusal::Damaged))
     }
 
+    /// What ffprobe answers, and what it says besides.
     async fn probe(
         &self,
         path: &Path,
         folder: &Path,
         stop: &CancellationToken,
         otherwise: Refusal,
-    ) -> Result<Probed, TranscodeError> {
+    ) -> Result<(Probed, String), TranscodeError> {
         let call = self.call(&self.ffprobe, command::probe(self.threads, path), folder, 0);
-        let json = answer(&call, stop).await.map_err(|broken| decide(&broken, otherwise))?;
-        serde_json::from_slice(&json)
-            .map_err(|error| TranscodeError::Unclear(format!("read what ffprobe says: {error}")))
+        let (json, said) = answer(&call, stop).await.map_err(|broken| decide(&broken, otherwise))?;
+        let probed = serde_json::from_slice(&json)
+            .map_err(|error| TranscodeError::Unclear(format!("read what ffprobe answers: {error}")))?;
+        Ok((probed, said))
     }
 
     async fn measure(&self, path: &Path, folder: &Path, stop: &CancellationToken) -> Result<u64, TranscodeError> {
@@ -166,10 +172,11 @@ impl Encoder {
         otherwise: Refusal,
         mut tell: impl FnMut(Duration) + Send,
     ) -> Result<Duration, TranscodeError> {
-        let Limits { times_length, start, stall, ending, .. } = self.limits;
+        let Limits { times_length, start, stall, .. } = self.limits;
         let wall = work.length * times_length + start;
         let mut call = self.call(&self.ffmpeg, work.arguments, work.folder, work.most_bytes);
         (call.bounds.wall, call.bounds.cpu) = (wall, wall * u32::from(self.threads));
+        let ending = stall + Duration::from_secs(work.most_bytes / REWRITTEN_BYTES_A_SECOND);
         let near_the_end = work.length.mul_f64(0.95).saturating_sub(Duration::from_secs(1));
         let mut reports = Reports::default();
         let hear = |piece: &[u8]| {
@@ -190,16 +197,16 @@ impl Encoder {
     }
 }
 
-/// What a process writes.
-async fn answer(call: &Call<'_>, stop: &CancellationToken) -> Result<Vec<u8>, Broken> {
-    let mut said = Vec::new();
+/// What a process writes, and what it says besides.
+async fn answer(call: &Call<'_>, stop: &CancellationToken) -> Result<(Vec<u8>, String), Broken> {
+    let mut answer = Vec::new();
     let hear = |piece: &[u8]| {
-        let room = ANSWER_BYTES.saturating_sub(said.len());
-        said.extend_from_slice(&piece[..piece.len().min(room)]);
+        let room = ANSWER_BYTES.saturating_sub(answer.len());
+        answer.extend_from_slice(&piece[..piece.len().min(room)]);
         Some(LOOK)
     };
-    child::run(call, stop, LOOK, hear).await?;
-    Ok(said)
+    let said = child::run(call, stop, LOOK, hear).await?;
+    Ok((answer, said))
 }
 
 fn decide(broken: &Broken, otherwise: Refusal) -> TranscodeError {

@@ -26,7 +26,8 @@ const OF_THE_MACHINE: &[&str] = &[
 ];
 /// Said by whoever asks for memory or a thread.
 const OF_MEMORY: &[&str] = &["Cannot allocate memory", "malloc of size", "Resource temporarily unavailable"];
-const TOO_MANY_PIXELS: &str = "exceeds specified max pixel count";
+/// Said of a picture above the limit, also where the process ends well.
+pub(super) const TOO_MANY_PIXELS: &str = "exceeds specified max pixel count";
 /// Said by ffmpeg 5 and 7 of a file that makes no sense, or of a format that is not taken.
 const OF_THE_FILE: &[&str] = &[
     "Invalid data found",
@@ -35,6 +36,7 @@ const OF_THE_FILE: &[&str] = &[
     "EBML header parsing failed",
     "End of file",
     "matches no streams",
+    "Cannot determine format of input",
     "does not contain any stream",
 ];
 
@@ -95,6 +97,11 @@ mod tests {
             ),
             (exit(183), "[in#0 @ 0x1] Error opening input: Invalid data found when processing input", unreadable),
             (exit(1), "[hls @ 0x1] Format not on whitelist 'mov,matroska' | file:/a: Invalid argument", unreadable),
+            (
+                exit(1),
+                "Cannot determine format of input stream 0:0 after EOF | Error marking filters as finished",
+                unreadable,
+            ),
             (exit(1), "[dca @ 0x1] Codec (dca) not on whitelist 'h264,aac'", unsupported),
             (exit(1), "[vp8 @ 0x1] Picture size 12000x12000 exceeds specified max pixel count 67108864", large),
             (exit(1), "av_interleaved_write_frame(): No space left on device", Verdict::Machine),

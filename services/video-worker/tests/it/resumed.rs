@@ -1,0 +1,39 @@
+//! Runs that go on where others have ended.
+
+use std::os::unix::fs::MetadataExt;
+
+use uuid::Uuid;
+
+use crate::sample::Samples;
+use crate::studio::{PROGRAMS, Studio, programs};
+
+#[tokio::test]
+async fn what_is_stored_is_not_made_again() {
+    let (samples, studio) = (Samples::new(), Studio::new());
+    let path = samples.plain("video.mp4", "660x500", "1");
+    let id = Uuid::now_v7();
+    let source = studio.upload(id, &path).await;
+    let made = studio.run(id, &source).await.unwrap();
+    let inode = |studio: &Studio, name: &str| std::fs::metadata(studio.made(id, name)).unwrap().ino();
+    let before = inode(&studio, "720p.mp4");
+
+    // All of it is there: ffmpeg has nothing to do.
+    let broken = programs("exit 1");
+    let studio = studio.by(&broken.0);
+    assert_eq!(studio.run(id, &source).await.unwrap(), made);
+    assert_eq!(studio.told.lock().unwrap().len(), 1, "the file is read again, and nothing else is done");
+
+    // A step that ended between its two files, and one that never began.
+    let log = samples.path("log");
+    let counting =
+        programs(&format!("for last; do :; done; echo $last >> {}; exec {PROGRAMS}/ffmpeg \"$@\"", log.display()));
+    let studio = studio.by(&counting.0);
+    for name in ["480p.m3u8", "poster.jpg", "master.m3u8"] {
+        std::fs::remove_file(studio.made(id, name)).unwrap();
+    }
+    assert_eq!(studio.run(id, &source).await.unwrap(), made);
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), "480p.m3u8\nposter.jpg\n");
+    assert_eq!(inode(&studio, "720p.mp4"), before);
+    assert_eq!(studio.names(id), made.files.iter().cloned().collect());
+    studio.assert_idle();
+}
