@@ -3,9 +3,11 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests fail as tests do")]
 
+mod fixture;
 mod hostile;
 mod processes;
 mod renditions;
 mod resumed;
 mod sample;
 mod studio;
+mod whole;

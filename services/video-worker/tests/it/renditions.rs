@@ -108,7 +108,7 @@ async fn what_people_upload_becomes_h264_of_eight_bits_and_at_most_30_frames_a_s
     let hevc = "-c:v libx265 -preset ultrafast -pix_fmt yuv420p10le -x265-params log-level=error";
     let vp9 = "-c:v libvpx-vp9 -pix_fmt yuv420p10le -deadline realtime -cpu-used 8 -c:a libopus";
     let x264 = "-c:v libx264 -preset ultrafast -pix_fmt yuv420p";
-    let uneven = "-vf setpts='if(lt(N,10),N/30,(10/30)+(N-10)/10)/TB' -vsync vfr";
+    let uneven = "-vf setpts='if(lt(N,10),N/30,(10/30)+(N-10)/10)/TB' -fps_mode vfr";
     let covered = "-map 0 -map 1 -map 2 -c:v:1 mjpeg -c:s mov_text -c:a alac -disposition:v:1 attached_pic";
     samples.make("cover.jpg", "-f lavfi -i color=red:size=64x64 -frames:v 1");
     samples.write("words.srt", "1\n00:00:00,000 --> 00:00:01,000\nHello\n");
