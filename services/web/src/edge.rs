@@ -42,11 +42,13 @@ pub(crate) async fn answer_within(State(limit): State<Duration>, request: Reques
     tokio::time::timeout(limit, next.run(request)).await.unwrap_or_else(|_| Problem::Late.into_response())
 }
 
-/// Headers that cost nothing and close doors. Nothing here is kept by a cache unless its handler says how.
+/// Headers that cost nothing and close doors. Nothing here is kept by a cache, and nothing is loaded by what is shown, unless its
+/// handler says how.
 async fn harden(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'"));
+    let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.insert(CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));

@@ -248,6 +248,8 @@ async fn no_file_of_a_video_is_shown_before_all_are_made_and_then_to_its_owner_a
     let whole = web.get(&file("720p.mp4")).await;
     assert_eq!((whole.status(), &whole.headers()["accept-ranges"]), (StatusCode::OK, &"bytes".parse().unwrap()));
     assert_eq!(whole.headers()["content-type"], "video/mp4");
+    // A browser that opens the file itself makes a page with a video in it, to which this applies.
+    assert!(whole.headers()["content-security-policy"].to_str().unwrap().contains("media-src 'self'"));
     assert!(whole.bytes().await.unwrap() == mp4());
     assert_eq!(web.get(&file("master.m3u8")).await.headers()["content-type"], "application/vnd.apple.mpegurl");
 
