@@ -129,7 +129,7 @@ fn job_of(
     let owner = schedule.owner.clone();
     let job = OutgoingJob { owner: Some(owner.clone()), accepted_at: now, ..OutgoingJob::new(id, payload) };
     let message = serde_json::to_value(job.sealed()?).context("write the message")?;
-    let job = NewJob { id, kind: schedule.kind.clone(), owner, at: now };
+    let job = NewJob { id, kind: schedule.kind.clone(), owner, caused_by: None, at: now };
     Ok((job, NewOutboxRow { message, due_at: None }))
 }
 

@@ -150,7 +150,7 @@ impl Sender {
     async fn tell_queued(&self, sealed: SealedJob) {
         let SealedJob { kind, job } = sealed;
         let id = Uuid::new_v5(&job.id, b"job.queued");
-        let reference = JobReference { id: job.id, kind, owner: job.owner };
+        let reference = JobReference { id: job.id, kind, owner: job.owner, caused_by: job.correlation_id };
         let event = Event { id, trace: job.trace, ..Event::new(reference, None, EventBody::Queued {}) };
         if let Err(error) = self.publisher.hint_event(&event).await {
             tracing::warn!(job.id = %job.id, error = format!("{:#}", anyhow::Error::new(error)), "tell of a queued job");
@@ -290,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_row_that_carries_an_event_is_the_event_whose_id_it_has() {
-        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None };
+        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None, caused_by: None };
         let event = Event::new(job, None, EventBody::Queued {});
         let message = serde_json::to_string(&event.clone().sealed()).unwrap();
         let read = |id, carries| read(&row(id, carries, message.clone())).map_err(|error| format!("{error:#}"));

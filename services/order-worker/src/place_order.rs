@@ -50,6 +50,7 @@ fn new_order(job: &PlaceOrder, context: &JobContext) -> NewOrder {
             id: context.id(),
             kind: PlaceOrder::KIND.to_owned(),
             owner: context.owner().map_or_else(|| job.customer.to_string(), ToOwned::to_owned),
+            caused_by: context.job().caused_by,
             at: as_kept(job.accepted_at),
         },
         replays: context.replays(),
@@ -108,7 +109,7 @@ fn letter(mail: SendEmail, order: &Order, context: &JobContext) -> Result<Letter
         ..OutgoingJob::new(id, mail)
     };
     let row = NewOutboxRow { message: serde_json::to_value(job.sealed()?)?, due_at: None };
-    Ok(Letter { job: NewJob { id, kind: SendEmail::KIND.to_owned(), owner, at }, row })
+    Ok(Letter { job: NewJob { id, kind: SendEmail::KIND.to_owned(), owner, caused_by: Some(order.id), at }, row })
 }
 
 fn placed_mail(order: &Order, placed: &Placed) -> OrderPlaced {

@@ -138,7 +138,7 @@ pub(crate) async fn accepted_before<J: Job>(app: &App, job: &OutgoingJob<J>) -> 
 
 fn new_job<J: Job>(job: &OutgoingJob<J>) -> Result<NewJob, Problem> {
     let owner = job.owner.clone().context("accept a job: it has no owner").map_err(Problem::Internal)?;
-    Ok(NewJob { id: job.id, kind: J::KIND.to_owned(), owner, at: job.accepted_at })
+    Ok(NewJob { id: job.id, kind: J::KIND.to_owned(), owner, caused_by: job.correlation_id, at: job.accepted_at })
 }
 
 /// Claims the key that the job's id stands for. `None` where neither Redis nor the database answers: work is taken without them,
@@ -279,7 +279,8 @@ async fn in_time<T, E: Into<anyhow::Error>>(
 
 /// Has the job be known, and tells of it. The broker has it already. Where a Redis knows it, its row comes behind the answer.
 async fn tell_queued(app: &App, job: &NewJob, trace: Option<TraceContext>, payload_hash: Option<String>) {
-    let reference = JobReference { id: job.id, kind: job.kind.clone(), owner: Some(job.owner.clone()) };
+    let NewJob { id, kind, owner, caused_by, .. } = job.clone();
+    let reference = JobReference { id, kind, owner: Some(owner), caused_by };
     let event = Event { at: job.at, trace, ..Event::new(reference, None, EventBody::Queued {}) };
     let noted = async { !app.changes.is_live() && unwritten::note(&app.redis, job).await.unwrap_or(false) };
     let (known, hinted, noted) = tokio::join!(app.status.accept(job), app.publisher.hint_event(&event), noted);

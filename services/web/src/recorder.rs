@@ -151,7 +151,8 @@ impl Later {
     async fn take(&self, event: &Event) {
         let noted = async {
             let Some(owner) = event.job.owner.clone() else { return };
-            let job = NewJob { id: event.job.id, kind: event.job.kind.clone(), owner, at: event.at };
+            let (id, kind, caused_by) = (event.job.id, event.job.kind.clone(), event.job.caused_by);
+            let job = NewJob { id, kind, owner, caused_by, at: event.at };
             if let Err(error) = unwritten::note(&self.redis, &job).await {
                 let error = format!("{:#}", anyhow::Error::new(error));
                 tracing::warn!(job.id = %job.id, error, "note an accepted job");

@@ -37,7 +37,7 @@ pub(crate) async fn find(redis: &Redis, id: Uuid) -> Result<Option<NewJob>, Redi
     let text: Option<String> = redis.invoke("look for an accepted job", &find).await?;
     Ok(text.and_then(|text| {
         let (kind, owner, at): (String, String, DateTime<Utc>) = serde_json::from_str(&text).ok()?;
-        Some(NewJob { id, kind, owner, at })
+        Some(NewJob { id, kind, owner, caused_by: None, at })
     }))
 }
 
@@ -57,7 +57,13 @@ mod tests {
             Redis::new(&RedisSettings { url: backing::redis_url("durable").into(), prefix }, Role::Durable).unwrap();
         for number in 1..=3 {
             let at = DateTime::UNIX_EPOCH;
-            let job = NewJob { id: Uuid::from_u128(number), kind: "noop.run".into(), owner: "alice".into(), at };
+            let job = NewJob {
+                id: Uuid::from_u128(number),
+                kind: "noop.run".into(),
+                owner: "alice".into(),
+                caused_by: None,
+                at,
+            };
             assert_eq!(note_among(&redis, &job, 2).await.unwrap(), number <= 2);
             assert_eq!(find(&redis, job.id).await.unwrap().is_some(), number <= 2);
         }

@@ -158,7 +158,8 @@ fn every_kind_of_job_has_its_schema_and_its_example() {
 #[test]
 fn every_event_has_its_example() {
     let happened = at("2025-12-01T08:00:00.250Z");
-    let job = JobReference { id: REPORT, kind: "report.render".to_owned(), owner: Some("alice".to_owned()) };
+    let job =
+        JobReference { id: REPORT, kind: "report.render".to_owned(), owner: Some("alice".to_owned()), caused_by: None };
     let run = RunReference {
         id: Uuid::from_u128(0x0193_5a7c_1c00_7000_8000_0000_0000_0002),
         worker: "pdf-report@host:1".to_owned(),
@@ -179,7 +180,8 @@ fn every_event_has_its_example() {
     };
     let progress = Progress { phase: "reading orders".to_owned(), done: 1200, total: 4200 };
     let refusal = Refusal { code: "out-of-stock".to_owned(), reason: "The lamp is sold out.".to_owned() };
-    let order_job = JobReference { id: ORDER, kind: "order.place".to_owned(), owner: Some(CUSTOMER.to_string()) };
+    let order_job =
+        JobReference { id: ORDER, kind: "order.place".to_owned(), owner: Some(CUSTOMER.to_string()), caused_by: None };
     let order = PlacedOrder {
         id: ORDER,
         number: 150_001,
@@ -190,7 +192,12 @@ fn every_event_has_its_example() {
         total_minor: 12_980,
         lines: vec![PlacedLine { product_id: LAMP, quantity: 2, unit_price_minor: 6490 }],
     };
-    let video_job = JobReference { id: VIDEO, kind: "video.transcode".to_owned(), owner: Some(CUSTOMER.to_string()) };
+    let video_job = JobReference {
+        id: VIDEO,
+        kind: "video.transcode".to_owned(),
+        owner: Some(CUSTOMER.to_string()),
+        caused_by: None,
+    };
     let rendition = |name: &str, width, height, bytes| ReadyRendition { name: name.to_owned(), width, height, bytes };
     let video = ReadyVideo {
         id: VIDEO,
@@ -232,4 +239,11 @@ fn every_event_has_its_example() {
             },
         );
     }
+
+    let mail = Uuid::new_v5(&REPORT, SendEmail::KIND.as_bytes());
+    let mail_job = JobReference { id: mail, kind: SendEmail::KIND.to_owned(), caused_by: Some(REPORT), ..job };
+    let result = json!({"message_id": format!("<{mail}@shop.example>")});
+    let run = Some(RunReference { worker: "email-worker@host:1".to_owned(), ..run });
+    let sent = Event { id: Uuid::nil(), at: happened, ..Event::new(mail_job, run, EventBody::Succeeded { result }) };
+    golden("job.succeeded.caused.example.json", &sent);
 }

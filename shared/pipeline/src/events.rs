@@ -46,6 +46,9 @@ pub struct JobReference {
     /// The caller that it belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owner: Option<String>,
+    /// The job that caused it; absent where that is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caused_by: Option<Uuid>,
 }
 
 /// Which run of it. Events are ordered by (`replays`, `attempt`, `redeliveries`, `sequence`), however they arrive.
@@ -321,7 +324,7 @@ mod tests {
 
     #[test]
     fn an_event_that_an_outbox_kept_is_the_same() {
-        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None };
+        let job = JobReference { id: Uuid::from_u128(7), kind: "noop.run".to_owned(), owner: None, caused_by: None };
         let trace = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", Some("a=1"));
         let event = Event { trace, ..Event::new(job, None, EventBody::Queued {}) };
         let kept = serde_json::to_string(&event.clone().sealed()).unwrap();

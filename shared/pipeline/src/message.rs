@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::events::JobReference;
 use crate::jobs::Job;
 use crate::topology::Lane;
 use crate::trace::TraceContext;
@@ -172,6 +173,13 @@ pub enum InvalidEnvelope {
 }
 
 impl Envelope {
+    /// The job, as events name it.
+    #[must_use]
+    pub fn job(&self) -> JobReference {
+        let Self { id, kind, owner, correlation_id, .. } = self;
+        JobReference { id: *id, kind: kind.clone(), owner: owner.clone(), caused_by: *correlation_id }
+    }
+
     /// Reads the properties of a message.
     ///
     /// # Errors
@@ -367,6 +375,24 @@ mod tests {
         assert_eq!(text(&job.properties(Noop::KIND, "web"), "tracestate").as_deref(), Some("a=1"));
         let before = r#"{"kind":"noop.run","id":"01a2063f-df1a-731f-9423-cf9240c9fad6","accepted_at":"2026-01-01T00:00:00Z","payload":{}}"#;
         assert_eq!(serde_json::from_str::<SealedJob>(before).unwrap().job.trace, None);
+    }
+
+    #[test]
+    fn events_name_the_job_that_caused_theirs_at_once_from_an_outbox_and_through_copies() {
+        let job = OutgoingJob { correlation_id: Some(Uuid::from_u128(6)), ..job() };
+        let properties = job.properties(Noop::KIND, "web");
+        let kept = serde_json::to_string(&job.sealed().unwrap()).unwrap();
+        let sealed: SealedJob = serde_json::from_str(&kept).unwrap();
+        let note = CopyNote { origin_queue: "noop.normal", failure: None, attempt: 2, redeliveries: 0 };
+        let copy = copy_properties(&properties, &note, Utc::now());
+        for properties in [properties, sealed.job.properties(&sealed.kind, "web"), copy] {
+            assert_eq!(Envelope::read(&properties).unwrap().job().caused_by, Some(Uuid::from_u128(6)));
+        }
+        let foreign = BasicProperties::default()
+            .with_message_id(Uuid::from_u128(1).to_string().into())
+            .with_type("noop.run".into())
+            .with_correlation_id("request 17".into());
+        assert_eq!(Envelope::read(&foreign).unwrap().job().caused_by, None);
     }
 
     #[test]

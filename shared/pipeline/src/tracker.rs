@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use crate::connection::LinkState;
 use crate::consumer::{Consume, Consumes, Permits, Settle};
-use crate::events::{DeadLetter, Event, FailureReport, JobReference};
+use crate::events::{DeadLetter, Event, FailureReport};
 use crate::message::{Envelope, PAYLOAD_HASH, noted_failure, text};
 use crate::topology::{TRACKER_DEAD_LETTERS, TRACKER_QUEUES};
 
@@ -221,7 +221,7 @@ fn read_dead_letter(delivery: &Delivery) -> Option<DeadLetter> {
     let counters = format!("dead {} {}", envelope.replays, envelope.attempt);
     Some(DeadLetter {
         event_id: Uuid::new_v5(&envelope.id, counters.as_bytes()),
-        job: JobReference { id: envelope.id, kind: envelope.kind, owner: envelope.owner },
+        job: envelope.job(),
         replays: envelope.replays,
         attempt: envelope.attempt,
         failure: FailureReport { kind: failure.kind, reason: failure.reason },

@@ -11,6 +11,7 @@ use crate::database::{DatabaseError, call};
 
 mod apply;
 mod cancel;
+mod chain;
 mod state;
 mod transition;
 
@@ -18,6 +19,7 @@ pub(crate) use apply::apply_in;
 pub use apply::{apply_event, apply_events, apply_events_unannounced};
 pub use cancel::{CancelRequest, JobMark, mark_of, request_cancel};
 pub(crate) use cancel::{decide_in, mark_in};
+pub use chain::{CausedJob, Chain, chain_of};
 pub use state::{Effect, JobEventType, JobState, UnknownName};
 
 /// The PostgreSQL channel (`LISTEN`) on which the id of every job whose timeline grew is announced, as text.
@@ -32,6 +34,8 @@ pub struct NewJob {
     pub kind: String,
     /// Who may see it.
     pub owner: String,
+    /// The job that caused it, if one did.
+    pub caused_by: Option<Uuid>,
     /// When it was accepted.
     pub at: DateTime<Utc>,
 }
@@ -47,6 +51,8 @@ pub struct JobEvent {
     pub job_kind: String,
     /// Who may see the job, where the publisher of the event knew.
     pub owner: Option<String>,
+    /// The job that caused the job, where the publisher of the event knew.
+    pub caused_by: Option<Uuid>,
     /// What happened.
     pub event_type: JobEventType,
     /// The run in which it happened.
@@ -92,6 +98,8 @@ pub struct JobRow {
     pub kind: String,
     /// Who may see it.
     pub owner: Option<String>,
+    /// The job that caused it, whosever that is.
+    pub caused_by: Option<Uuid>,
     /// Where it stands.
     #[sqlx(try_from = "String")]
     pub state: JobState,
@@ -131,6 +139,7 @@ impl From<&NewJob> for JobRow {
             id: new.id,
             kind: new.kind.clone(),
             owner: Some(new.owner.clone()),
+            caused_by: new.caused_by,
             state: JobState::Queued,
             attempt: 0,
             replays: 0,
@@ -206,16 +215,19 @@ pub async fn record_queued(pool: &PgPool, job: &NewJob) -> Result<(), DatabaseEr
 /// nobody else changes the row until the transaction ends.
 pub(crate) async fn record_queued_in(connection: &mut PgConnection, job: &NewJob) -> Result<(), sqlx::Error> {
     sqlx::query(
-        "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at)
-         VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4)
+        "INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, created_at, updated_at, caused_by)
+         VALUES ($1, $2, $3, 'queued', 0, 0, 0, -1, $4, $4, $5)
          ON CONFLICT (id) DO UPDATE
-            SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at)
-            WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at",
+            SET owner = coalesce(jobs.owner, excluded.owner), created_at = least(jobs.created_at, excluded.created_at),
+                caused_by = coalesce(jobs.caused_by, excluded.caused_by)
+            WHERE jobs.owner IS NULL OR excluded.created_at < jobs.created_at
+               OR (jobs.caused_by IS NULL AND excluded.caused_by IS NOT NULL)",
     )
     .bind(job.id)
     .bind(&job.kind)
     .bind(&job.owner)
     .bind(job.at)
+    .bind(job.caused_by)
     .execute(connection)
     .await?;
     Ok(())
@@ -236,7 +248,7 @@ pub async fn find_job(pool: &PgPool, id: Uuid, owner: &str) -> Result<Option<Job
 pub async fn find_job_for(pool: &PgPool, id: Uuid, owner: Option<&str>) -> Result<Option<JobRow>, DatabaseError> {
     call(pool, "find the job", async |connection| {
         sqlx::query_as(
-            "SELECT id, kind, owner, state, attempt, replays, redeliveries, progress, result, error,
+            "SELECT id, kind, owner, caused_by, state, attempt, replays, redeliveries, progress, result, error,
                     created_at, updated_at, finished_at, last_number,
                     CASE WHEN cancel_replays >= replays THEN cancel_requested_at END AS cancel_requested_at,
                     (SELECT due_at FROM outbox WHERE job_id = id AND sent_at IS NULL AND set_aside_at IS NULL) AS due_at

@@ -353,6 +353,7 @@ fn event(job_id: Uuid, kind: String, event_type: JobEventType, data: Value) -> J
         job_id,
         job_kind: kind,
         owner: None,
+        caused_by: None,
         event_type,
         run_id: None,
         replays: 0,

@@ -21,7 +21,7 @@ pub use lapin::message::Delivery;
 pub use own_rabbit::OwnRabbit;
 pub use own_redis::OwnRedis;
 pub use proxy::Proxy;
-pub use vhost::{Listener, Vhost, ask_management, broker_url, connect};
+pub use vhost::{Listener, Vhost, ask_management, broker_url, connect, replay};
 
 /// A value of the environment, else of `compose/.env`.
 ///

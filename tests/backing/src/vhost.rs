@@ -5,9 +5,10 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use lapin::message::Delivery;
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, QueueBindOptions, QueueDeclareOptions, QueuePurgeOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicGetOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions,
+    QueuePurgeOptions,
 };
-use lapin::types::FieldTable;
+use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties, Consumer};
 use reqwest::{Client, Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -159,7 +160,7 @@ impl Vhost {
     pub async fn listen_to(&self, exchange: &str, keys: &[&str]) -> Listener {
         let options = QueueDeclareOptions { exclusive: true, ..QueueDeclareOptions::default() };
         let mut arguments = FieldTable::default();
-        arguments.insert("x-queue-type".into(), lapin::types::AMQPValue::LongString("classic".into()));
+        arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
         let queue = self.channel.queue_declare("".into(), options, arguments).await.expect("a queue").name().clone();
         for key in keys {
             let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
@@ -232,6 +233,23 @@ impl Listener {
         let delivery = self.next().await;
         (delivery.routing_key.to_string(), serde_json::from_slice(&delivery.data).expect("a JSON body"))
     }
+}
+
+/// Sends a job's message to its queue once more, as an operator does who has it replayed: one replay more, attempts from the first.
+///
+/// # Panics
+/// When the broker does not take it.
+#[expect(clippy::disallowed_methods, reason = "what an operator does, past the publisher")]
+pub async fn replay(channel: &Channel, message: &Delivery, queue: &str) {
+    let mut headers = message.properties.headers().clone().unwrap_or_default();
+    let replays = headers.inner().get("replays").and_then(|value| value.as_long_long_int()).unwrap_or(0);
+    headers.insert("replays".into(), AMQPValue::LongLongInt(replays + 1));
+    headers.insert("attempt".into(), AMQPValue::LongLongInt(1));
+    let options = BasicPublishOptions::default();
+    let key = format!("{queue}.replay");
+    let properties = message.properties.clone().with_headers(headers);
+    let publish = channel.basic_publish("postroom.return".into(), key.into(), options, &message.data, properties);
+    publish.await.expect("publish a message").await.expect("a channel");
 }
 
 /// Connects as a user; the test's own way to be somebody whom the product does not know.

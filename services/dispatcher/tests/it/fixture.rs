@@ -86,7 +86,13 @@ impl Fixture {
     }
 
     pub(crate) async fn put_message(&self, id: Uuid, message: Value, due_at: Option<DateTime<Utc>>) {
-        let job = NewJob { id, kind: RenderReport::KIND.to_owned(), owner: "alice".to_owned(), at: Utc::now() };
+        let job = NewJob {
+            id,
+            kind: RenderReport::KIND.to_owned(),
+            owner: "alice".to_owned(),
+            caused_by: None,
+            at: Utc::now(),
+        };
         assert_eq!(put(&self.pool, &job, &NewOutboxRow { message, due_at }).await.unwrap(), Put::Stored);
     }
 

@@ -52,7 +52,7 @@ async fn an_event_that_is_due_is_published_under_its_own_id_and_is_no_job() {
     let fixture = Fixture::new().await;
     let dispatcher = fixture.dispatcher().await;
     let mut events = fixture.vhost.listen(topology::EVENTS, "job.cancelled").await;
-    let job = JobReference { id: Uuid::new_v4(), kind: "report.render".to_owned(), owner: None };
+    let job = JobReference { id: Uuid::new_v4(), kind: "report.render".to_owned(), owner: None, caused_by: None };
     let trace = TraceContext::root();
     let event = Event { trace: Some(trace.clone()), ..Event::new(job, None, EventBody::Cancelled {}) };
     let row = NewEventRow {

@@ -33,6 +33,7 @@ async fn job(fixture: &Fixture, kind: &str, days: i32) -> Uuid {
         job_id: id,
         job_kind: kind.to_owned(),
         owner: Some("alice".to_owned()),
+        caused_by: None,
         event_type: JobEventType::Succeeded,
         run_id: None,
         replays: 0,

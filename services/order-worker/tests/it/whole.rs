@@ -131,6 +131,7 @@ async fn a_cancelled_order_ends_cancelled_and_never_stands() {
         id: job.id,
         kind: "order.place".to_owned(),
         owner: ADA.to_string(),
+        caused_by: None,
         at: job.payload.accepted_at,
     };
     store::jobs::record_queued(&fixture.pool, &row).await.unwrap();

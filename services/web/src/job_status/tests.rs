@@ -35,7 +35,7 @@ fn alone(settings: RedisSettings) -> JobStatus {
 
 fn new_job() -> NewJob {
     let at = DateTime::UNIX_EPOCH;
-    NewJob { id: Uuid::new_v4(), kind: "noop.run".to_owned(), owner: "alice".to_owned(), at }
+    NewJob { id: Uuid::new_v4(), kind: "noop.run".to_owned(), owner: "alice".to_owned(), caused_by: None, at }
 }
 
 fn event(number: usize) -> JobEventRow {

@@ -480,7 +480,7 @@ impl Told {
 
     pub(crate) async fn queued_as(web: &Web, kind: &'static str) -> Self {
         let id = Uuid::now_v7();
-        let job = NewJob { id, kind: kind.to_owned(), owner: ALICE_ID.to_string(), at: Utc::now() };
+        let job = NewJob { id, kind: kind.to_owned(), owner: ALICE_ID.to_string(), caused_by: None, at: Utc::now() };
         let row = NewOutboxRow { message: Value::Null, due_at: None };
         store::outbox::put(&web.pool, &job, &row).await.unwrap();
         sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
@@ -501,6 +501,7 @@ impl Told {
             job_id: self.id,
             job_kind: self.kind.to_owned(),
             owner: Some(ALICE_ID.to_string()),
+            caused_by: None,
             event_type,
             run_id: Some(self.run),
             replays: self.place.0,

@@ -35,7 +35,7 @@ fn lines(tea: u32, pots: u32) -> Vec<NewLine> {
 
 /// What the worker does with a message, all at once.
 async fn decide_at(web: &Web, id: Uuid, customer: Uuid, lines: Vec<NewLine>, at: DateTime<Utc>) -> Placing {
-    let job = NewJob { id, kind: "order.place".to_owned(), owner: customer.to_string(), at };
+    let job = NewJob { id, kind: "order.place".to_owned(), owner: customer.to_string(), caused_by: None, at };
     let order = NewOrder { job, replays: 0, customer, lines };
     store::orders::place(&web.pool, &order, |_, _| Ok(Letters::default())).await.unwrap()
 }
@@ -450,6 +450,7 @@ async fn an_order_that_the_staff_sees_before_its_customer_is_known_is_not_hidden
         job_id: id,
         job_kind: "order.place".to_owned(),
         owner: None,
+        caused_by: None,
         event_type: Type::Queued,
         run_id: None,
         replays: 0,
@@ -463,7 +464,7 @@ async fn an_order_that_the_staff_sees_before_its_customer_is_known_is_not_hidden
     store::jobs::apply_events_unannounced(&web.pool, &[queued]).await.unwrap();
     answered(web.get(&path(id)).await, 200).await;
     problem(ask(&web, &ada, Method::GET, &path(id)).await, 404, "not-found").await;
-    let job = NewJob { id, kind: "order.place".to_owned(), owner: ada.user.to_string(), at: now };
+    let job = NewJob { id, kind: "order.place".to_owned(), owner: ada.user.to_string(), caused_by: None, at: now };
     store::jobs::record_queued(&web.pool, &job).await.unwrap();
     assert_eq!(show(&web, &ada, id).await["state"], "queued");
     web.stop().await;

@@ -30,7 +30,7 @@ async fn what_a_worker_tells_is_shown() {
     let run = Uuid::now_v7();
     let tell = |sequence: u32, body: EventBody| {
         let (publisher, owner) = (worker.publisher(), Some(ALICE_ID.to_string()));
-        let job = JobReference { id, kind: "report.render".to_owned(), owner };
+        let job = JobReference { id, kind: "report.render".to_owned(), owner, caused_by: None };
         let worker = "pdf-report@host:1".to_owned();
         let run = RunReference { id: run, worker, replays: 0, attempt: 1, redeliveries: 0, sequence };
         let event = Event::new(job, Some(run), body);
@@ -86,7 +86,7 @@ async fn a_job_that_the_broker_gave_up_is_shown_as_dead() {
 async fn an_event_outlives_a_database_that_is_away_or_cannot_be_entered() {
     let database = database().await;
     let event = |kind: &str| {
-        let job = JobReference { id: Uuid::now_v7(), kind: kind.to_owned(), owner: None };
+        let job = JobReference { id: Uuid::now_v7(), kind: kind.to_owned(), owner: None, caused_by: None };
         Event::new(job, None, EventBody::Queued {})
     };
     let tracker = |url: String| {

@@ -168,8 +168,7 @@ impl JobContext {
     /// The job, as events name it.
     #[must_use]
     pub fn job(&self) -> JobReference {
-        let Envelope { id, kind, owner, .. } = &*self.envelope;
-        JobReference { id: *id, kind: kind.clone(), owner: owner.clone() }
+        self.envelope.job()
     }
 
     /// Which attempt this is, from 1.

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::events::{Event, EventBody, JobReference, Progress, RunReference};
+use crate::events::{Event, EventBody, Progress, RunReference};
 use crate::message::{Envelope, InvalidEnvelope, delivered_before};
 
 use super::consume::Worker;
@@ -77,11 +77,10 @@ impl Received {
     /// The run's next event; `None` for a message that names no job.
     pub(super) fn event(&mut self, body: EventBody) -> Option<Event> {
         let envelope = self.envelope.as_ref().ok()?;
-        let job = JobReference { id: envelope.id, kind: envelope.kind.clone(), owner: envelope.owner.clone() };
         let trace = Some(envelope.trace.clone());
         self.run.sequence += 1;
         let run = RunReference { worker: self.process.to_string(), ..self.run.clone() };
-        Some(Event { trace, ..Event::new(job, Some(run), body) })
+        Some(Event { trace, ..Event::new(envelope.job(), Some(run), body) })
     }
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that fails says so")]
 
 mod cancel;
+mod causation;
 mod death;
 mod faults;
 mod harness;

@@ -92,7 +92,7 @@ async fn an_event_that_nobody_listens_to_is_no_failure() {
     let broker = broker(&vhost, "noop-worker").await;
     let unbound = vhost.channel().queue_delete("tracker.lifecycle".into(), Default::default());
     unbound.await.unwrap();
-    let job = JobReference { id: uuid::Uuid::now_v7(), kind: "noop.run".to_owned(), owner: None };
+    let job = JobReference { id: uuid::Uuid::now_v7(), kind: "noop.run".to_owned(), owner: None, caused_by: None };
     broker.publisher().publish_event(&Event::new(job, None, EventBody::Queued {})).await.unwrap();
     broker.close().await;
     vhost.finish(&[]).await;

@@ -45,7 +45,7 @@ pub async fn apply_events(pool: &PgPool, events: &[JobEvent]) -> Result<Vec<Appl
 }
 
 /// The same for a caller who tells the others by itself: announces nothing, and returns what has become of each job that
-/// changed, and the ids of jobs with an event that had its effect before.
+/// changed, and the ids of jobs with an event that had its effect before, and of those that caused them.
 ///
 /// # Errors
 /// As [`apply_events`].
@@ -55,7 +55,7 @@ pub async fn apply_events_unannounced(
 ) -> Result<(Vec<ChangedJob>, Vec<Uuid>), DatabaseError> {
     let settled = apply_all(pool, events, Announce::No).await?;
     let repeated = events.iter().zip(&settled.outcomes).filter(|(_, outcome)| **outcome == Some(Applied::Repeated));
-    let repeated = repeated.map(|(event, _)| event.job_id).collect();
+    let repeated = repeated.flat_map(|(event, _)| [Some(event.job_id), event.caused_by]).flatten().collect();
     Ok((settled.changed, repeated))
 }
 
@@ -145,6 +145,7 @@ async fn lock(
 struct Change<'e> {
     kind: &'e str,
     owner: Option<&'e str>,
+    caused_by: Option<Uuid>,
     created_at: DateTime<Utc>,
     standing: Standing,
     last_number: i64,
@@ -166,6 +167,7 @@ impl<'e> Change<'e> {
         Self {
             kind: &event.job_kind,
             owner: None,
+            caused_by: None,
             created_at: event.at,
             standing: Standing::unseen(event.at),
             last_number: 0,
@@ -188,6 +190,7 @@ impl<'e> Change<'e> {
         }
         self.seen.insert(event.event_id);
         self.owner = self.owner.or(event.owner.as_deref());
+        self.caused_by = self.caused_by.or(event.caused_by);
         self.created_at = self.created_at.min(event.at);
         self.last_number += 1;
         self.lines.push(Line { number: self.last_number, effect, event });
@@ -205,6 +208,7 @@ impl<'e> Change<'e> {
                 id: written.id,
                 kind: written.kind,
                 owner: written.owner,
+                caused_by: written.caused_by,
                 state,
                 attempt: counter(position.attempt),
                 replays: counter(position.replays),
@@ -254,6 +258,7 @@ struct WrittenRow {
     id: Uuid,
     kind: String,
     owner: Option<String>,
+    caused_by: Option<Uuid>,
     created_at: DateTime<Utc>,
     cancel_requested_at: Option<DateTime<Utc>>,
     due_at: Option<DateTime<Utc>>,
@@ -368,6 +373,7 @@ async fn write(
         .bind(lines.iter().map(|(_, line)| line.event.at).collect::<Vec<_>>())
         .bind(lines.iter().map(|(_, line)| line.event.data.to_string()).collect::<Vec<_>>())
         .bind((announce == Announce::Yes).then_some(CHANGED_CHANNEL))
+        .bind(column(&changed, |job| job.caused_by))
         .fetch_all(connection)
         .await?;
     Ok(written.into_iter().map(|row| (row.id, row)).collect())
@@ -379,9 +385,9 @@ const WRITE: &str = "
     WITH change AS (
         SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[],
                              $8::bigint[], $9::text[], $10::text[], $11::text[], $12::timestamptz[], $13::timestamptz[],
-                             $14::timestamptz[], $15::bigint[], $16::bigint[])
+                             $14::timestamptz[], $15::bigint[], $16::bigint[], $31::uuid[])
             AS change (id, kind, owner, state, replays, attempt, redeliveries, sequence, progress, result, error,
-                       created_at, updated_at, finished_at, last_number, read_number)
+                       created_at, updated_at, finished_at, last_number, read_number, caused_by)
     ), held AS (
         SELECT jobs.id FROM jobs JOIN change ON change.id = jobs.id
         WHERE jobs.last_number = change.read_number
@@ -392,19 +398,20 @@ const WRITE: &str = "
             attempt = change.attempt, redeliveries = change.redeliveries, sequence = change.sequence,
             progress = change.progress::json, result = change.result::json, error = change.error::json,
             created_at = least(jobs.created_at, change.created_at), updated_at = change.updated_at,
-            finished_at = change.finished_at, last_number = change.last_number
+            finished_at = change.finished_at, last_number = change.last_number,
+            caused_by = coalesce(jobs.caused_by, change.caused_by)
         FROM change, held
         WHERE jobs.id = change.id AND change.id = held.id
-        RETURNING jobs.id, jobs.kind, jobs.owner, jobs.created_at,
+        RETURNING jobs.id, jobs.kind, jobs.owner, jobs.caused_by, jobs.created_at,
                   CASE WHEN jobs.cancel_replays >= jobs.replays THEN jobs.cancel_requested_at END AS cancel_requested_at
     ), inserted AS (
         INSERT INTO jobs (id, kind, owner, state, replays, attempt, redeliveries, sequence, progress, result, error,
-                          created_at, updated_at, finished_at, last_number)
+                          created_at, updated_at, finished_at, last_number, caused_by)
         SELECT id, kind, owner, state, replays, attempt, redeliveries, sequence, progress::json, result::json,
-               error::json, created_at, updated_at, finished_at, last_number
+               error::json, created_at, updated_at, finished_at, last_number, caused_by
         FROM change WHERE read_number IS NULL ORDER BY id
         ON CONFLICT (id) DO NOTHING
-        RETURNING id, kind, owner, created_at, NULL::timestamptz AS cancel_requested_at
+        RETURNING id, kind, owner, caused_by, created_at, NULL::timestamptz AS cancel_requested_at
     ), written AS (
         SELECT * FROM updated UNION ALL SELECT * FROM inserted
     ), noted AS (

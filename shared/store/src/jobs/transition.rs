@@ -119,6 +119,7 @@ mod tests {
             job_id: Uuid::nil(),
             job_kind: "noop.run".to_owned(),
             owner: None,
+            caused_by: None,
             event_type,
             run_id: None,
             replays,

@@ -25,7 +25,8 @@ fn new(email: &str) -> NewAccount {
 }
 
 fn letter(id: Uuid) -> Letter {
-    let job = NewJob { id, kind: "email.send".to_owned(), owner: "somebody".to_owned(), at: Utc::now() };
+    let job =
+        NewJob { id, kind: "email.send".to_owned(), owner: "somebody".to_owned(), caused_by: None, at: Utc::now() };
     Letter { job, row: NewOutboxRow { message: json!({}), due_at: None } }
 }
 

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use crate::TestStore;
 use crate::jobs::{event, job, new_job, record_queued};
 
+/// Not every event says what caused the job.
+const CAUSE: Uuid = Uuid::from_u128(6);
+
 /// How a run ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
@@ -75,7 +78,14 @@ fn events(job_id: Uuid, eras: &[Era]) -> Vec<JobEvent> {
             let mut sequence = 0;
             let mut tell = |event_type| {
                 sequence += 1;
-                events.push(JobEvent { replays, attempt, redeliveries, ..event(job_id, event_type, sequence) });
+                let caused_by = (sequence % 2 == 1).then_some(CAUSE);
+                events.push(JobEvent {
+                    replays,
+                    attempt,
+                    redeliveries,
+                    caused_by,
+                    ..event(job_id, event_type, sequence)
+                });
             };
             tell(JobEventType::Started);
             (0..run.progress).for_each(|_| tell(JobEventType::Progressed));
@@ -158,6 +168,7 @@ fn every_order_and_repetition_of_a_jobs_events_ends_in_the_same_state() {
                 End::Final(event_type) => event_type.state(),
             };
             prop_assert_eq!((expected.state, expected.replays as usize), (state, eras.len() - 1));
+            prop_assert_eq!(expected.caused_by, Some(CAUSE));
 
             // The timeline has each event once but for progress, and numbers without a gap but for progress.
             let lines = events_after(&store.pool, id, 0).await.unwrap();

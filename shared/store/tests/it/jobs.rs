@@ -23,6 +23,7 @@ pub(crate) fn event(job_id: Uuid, event_type: JobEventType, sequence: u32) -> Jo
         job_id,
         job_kind: "noop.run".to_owned(),
         owner: Some("alice".to_owned()),
+        caused_by: None,
         event_type,
         run_id: Some(Uuid::from_u128(1)),
         replays: 0,
@@ -52,7 +53,7 @@ pub(crate) fn noon() -> DateTime<Utc> {
 }
 
 pub(crate) fn new_job(id: Uuid) -> NewJob {
-    NewJob { id, kind: "noop.run".to_owned(), owner: "alice".to_owned(), at: noon() }
+    NewJob { id, kind: "noop.run".to_owned(), owner: "alice".to_owned(), caused_by: None, at: noon() }
 }
 
 /// Makes the job's row as the outbox does, which has none of it any more.

@@ -6,6 +6,7 @@
 mod accounts;
 mod cache_invalidations;
 mod cancel;
+mod chain;
 mod database;
 mod idempotency;
 mod job_convergence;

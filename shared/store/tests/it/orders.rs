@@ -48,7 +48,13 @@ async fn shop() -> TestStore {
 }
 
 fn new(customer: Uuid, lines: &[(Uuid, u32)]) -> NewOrder {
-    let job = NewJob { id: Uuid::new_v4(), kind: "order.place".to_owned(), owner: customer.to_string(), at: noon() };
+    let job = NewJob {
+        id: Uuid::new_v4(),
+        kind: "order.place".to_owned(),
+        owner: customer.to_string(),
+        caused_by: None,
+        at: noon(),
+    };
     let lines = lines.iter().map(|(product_id, quantity)| NewLine { product_id: *product_id, quantity: *quantity });
     NewOrder { job, replays: 0, customer, lines: lines.collect() }
 }
@@ -57,7 +63,13 @@ fn new(customer: Uuid, lines: &[(Uuid, u32)]) -> NewOrder {
 fn letters(order: &Order, customer: Option<&Customer>) -> Result<Letters, serde_json::Error> {
     let mail = customer.map(|customer| {
         let id = Uuid::new_v5(&order.id, b"email.send");
-        let job = NewJob { id, kind: "email.send".to_owned(), owner: order.customer.to_string(), at: noon() };
+        let job = NewJob {
+            id,
+            kind: "email.send".to_owned(),
+            owner: order.customer.to_string(),
+            caused_by: Some(order.id),
+            at: noon(),
+        };
         Letter { job, row: NewOutboxRow { message: json!({"to": customer.email}), due_at: None } }
     });
     let event = matches!(order.outcome, Outcome::Placed(_)).then(|| NewEventRow {

@@ -47,7 +47,7 @@ fn plan(due: &DueSchedule) -> Plan {
 
 fn fired(due: &DueSchedule) -> Turn {
     let (schedule, id) = (due.schedule(), job_id(due.schedule().id, due.first_due()));
-    let job = NewJob { id, kind: schedule.kind.clone(), owner: schedule.owner.clone(), at: due.now() };
+    let job = NewJob { id, kind: schedule.kind.clone(), owner: schedule.owner.clone(), caused_by: None, at: due.now() };
     Turn::Fired(Box::new((job, NewOutboxRow { message: schedule.template.clone(), due_at: None })))
 }
 

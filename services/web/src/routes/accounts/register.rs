@@ -135,5 +135,5 @@ fn letter(
         ..OutgoingJob::new(id, SendEmail { to, message })
     };
     let row = NewOutboxRow { message: serde_json::to_value(job.sealed()?)?, due_at: None };
-    Ok(Letter { job: NewJob { id, kind: SendEmail::KIND.to_owned(), owner, at }, row })
+    Ok(Letter { job: NewJob { id, kind: SendEmail::KIND.to_owned(), owner, caused_by: None, at }, row })
 }

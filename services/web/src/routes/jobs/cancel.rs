@@ -84,7 +84,7 @@ async fn request_cancel(app: &App, id: Uuid, owner: &str) -> Result<CancelReques
     if let Ok(CancelRequest::NotFound) = requested
         && let Some(Job { row, .. }) = find(app, id, owner).await?
     {
-        let new = NewJob { id, kind: row.kind, owner: owner.to_owned(), at: row.created_at };
+        let new = NewJob { id, kind: row.kind, owner: owner.to_owned(), caused_by: row.caused_by, at: row.created_at };
         store::jobs::record_queued(&app.pool, &new).await?;
         requested = store::jobs::request_cancel(&app.pool, id, owner).await;
     }
