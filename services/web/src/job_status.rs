@@ -7,8 +7,9 @@
 //! - What could not be told to Redis ends the epoch, and with it every copy. Until Redis has been told that, this process takes no
 //!   copy for true.
 //! - Jobs that wait in the outbox have none.
+//! - What a job caused, its chain, is part of the copy until one of those changes or the job ends; then the database is asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use std::time::Duration;
 use cache::{Redis, RedisError};
 use redis::{Script, ScriptInvocation};
 use store::cache_invalidations;
-use store::jobs::{ChangedJob, JobEventRow, JobEventType, JobRow, NewJob};
+use store::jobs::{Chain, ChangedJob, JobEventRow, JobEventType, JobRow, NewJob};
 use store::{DatabaseError, PgPool};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -49,6 +50,15 @@ pub(crate) struct Job {
     pub(crate) row: JobRow,
     /// Ordered by number.
     pub(crate) events: Vec<JobEventRow>,
+    /// What caused it, and what it caused; `None` where that is not known at the moment.
+    pub(crate) chain: Option<Chain>,
+}
+
+impl Job {
+    /// One of which nothing is known but that it was accepted; it has caused nothing.
+    pub(crate) fn accepted(row: JobRow) -> Self {
+        Self { row, events: Vec::new(), chain: Some(Chain::default()) }
+    }
 }
 
 /// What is kept of a job, and by what ticket that may be kept which the database says from now on.
@@ -97,6 +107,7 @@ struct Scripts {
     accept: Script,
     fill: Script,
     tell: Script,
+    forget: Script,
     end: Script,
 }
 
@@ -109,6 +120,7 @@ impl JobStatus {
             accept: Script::new(include_str!("job_status/accept.lua")),
             fill: Script::new(include_str!("job_status/fill.lua")),
             tell: Script::new(include_str!("job_status/tell.lua")),
+            forget: Script::new(include_str!("job_status/forget.lua")),
             end: Script::new("redis.call('SET', KEYS[1], ARGV[1]) redis.call('PUBLISH', ARGV[2], ARGV[3]) return 1"),
         };
         Self {
@@ -153,7 +165,7 @@ impl JobStatus {
         let nothing = fields.is_empty();
         let copy = read(fields).map(|job| {
             let believed = if job.row.last_number == 0 { UNWRITTEN } else { FRESH };
-            Copy { job, fresh: age < believed }
+            Copy { fresh: age < believed && job.chain.is_some(), job }
         });
         let readable = nothing || copy.is_some();
         Ok((Look { copy, ticket: Ticket { epoch, ticket } }, readable))
@@ -162,7 +174,12 @@ impl JobStatus {
     /// Has the job of a 202 be known from the first moment. Changes nothing where there is a copy.
     pub(crate) async fn accept(&self, new: &NewJob) -> Result<(), RedisError> {
         let mut accept = self.scripts.accept.key(self.key(new.id));
-        accept.key(&*self.epoch_key).arg(draw()).arg(millis(KEPT)).arg(json(&JobRow::from(new)));
+        accept
+            .key(&*self.epoch_key)
+            .arg(draw())
+            .arg(millis(KEPT))
+            .arg(json(&JobRow::from(new)))
+            .arg(json(&Chain::default()));
         self.invoke("keep a copy of an accepted job", &accept).await
     }
 
@@ -173,7 +190,8 @@ impl JobStatus {
         }
         let mut fill = self.scripts.fill.key(self.key(job.row.id));
         fill.arg(&ticket.epoch).arg(&ticket.ticket).arg(millis(KEPT));
-        fill.arg(&*self.channel).arg(job.row.id.to_string()).arg(version(&job.row)).arg(fields(&job.row, &job.events));
+        fill.arg(&*self.channel).arg(job.row.id.to_string()).arg(version(&job.row)).arg(kept_chain(job));
+        fill.arg(fields(&job.row, &job.events));
         self.invoke("keep a copy of a job", &fill).await
     }
 
@@ -232,8 +250,8 @@ impl JobStatus {
                 // One that waits in the outbox has no copy: when it is sent nobody tells. One without an owner is nobody's.
                 let has_copy = job.due_at.is_none() && job.owner.is_some();
                 let fields = if has_copy { fields(job, lines) } else { Vec::new() };
-                tell.key(self.key(job.id)).arg(job.id.to_string()).arg(before).arg(version(job)).arg(fields.len());
-                tell.arg(fields);
+                tell.key(self.key(job.id)).arg(job.id.to_string()).arg(before).arg(version(job));
+                tell.arg(i32::from(job.state.is_final())).arg(fields.len()).arg(fields);
             }
             self.invoke("tell redis of changed jobs", &tell).await?;
         }
@@ -241,9 +259,22 @@ impl JobStatus {
             let mut tell = self.begin_telling();
             for id in repeated {
                 // Newer than anything, and nothing is known of it.
-                tell.key(self.key(*id)).arg(id.to_string()).arg(-1).arg(i64::MAX).arg(0);
+                tell.key(self.key(*id)).arg(id.to_string()).arg(-1).arg(i64::MAX).arg(0).arg(0);
             }
             self.invoke("tell redis of changed jobs", &tell).await?;
+        }
+        self.forget_chains(&causes(changed)).await
+    }
+
+    /// Has the database be asked what these jobs caused. All else that is known of them stays: it may have to last for a while.
+    async fn forget_chains(&self, jobs: &[Uuid]) -> Result<(), RedisError> {
+        for jobs in jobs.chunks(AT_ONCE) {
+            let mut forget = self.scripts.forget.prepare_invoke();
+            forget.arg(&*self.channel).arg(draw());
+            for id in jobs {
+                forget.key(self.key(*id)).arg(id.to_string());
+            }
+            self.invoke("tell redis of jobs that caused others", &forget).await?;
         }
         Ok(())
     }
@@ -269,6 +300,18 @@ fn version(job: &JobRow) -> i64 {
     2 * job.last_number + i64::from(job.cancel_requested_at.is_some())
 }
 
+/// The jobs on whose pages these show otherwise than before.
+fn causes(changed: &[ChangedJob]) -> Vec<Uuid> {
+    let is_shown = |lines: &[JobEventRow]| lines.iter().any(|line| line.event_type != JobEventType::Progressed);
+    let causes = changed.iter().filter(|changed| is_shown(&changed.lines)).filter_map(|changed| changed.job.caused_by);
+    causes.collect::<BTreeSet<_>>().into_iter().collect()
+}
+
+/// The chain as a copy keeps it; nothing while a job of it waits in the outbox: when that is sent nobody tells.
+fn kept_chain(job: &Job) -> String {
+    job.chain.as_ref().filter(|chain| !chain.caused.iter().any(|job| job.waits)).map(json).unwrap_or_default()
+}
+
 /// Names and values, one after the other: the job, and its lines by number, that of the progress apart because only one is kept.
 fn fields(job: &JobRow, lines: &[JobEventRow]) -> Vec<String> {
     let mut fields = vec!["job".to_owned(), json(job)];
@@ -289,7 +332,8 @@ fn read(fields: HashMap<String, String>) -> Option<Job> {
     let lines = fields.iter().filter(|(name, _)| *name == "progress" || name.starts_with("event "));
     let mut events = lines.map(|(_, line)| serde_json::from_str(line).ok()).collect::<Option<Vec<JobEventRow>>>()?;
     events.sort_unstable_by_key(|line| line.number);
-    Some(Job { row, events })
+    let chain = fields.get("chain").and_then(|chain| serde_json::from_str(chain).ok());
+    Some(Job { row, events, chain })
 }
 
 /// Nothing in a job or its lines can fail to be written as JSON.

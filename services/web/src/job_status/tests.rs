@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 use store::PgPool;
-use store::jobs::{ChangedJob, Effect, JobEventRow, JobEventType, JobRow, NewJob};
+use store::jobs::{CausedJob, Chain, ChangedJob, Effect, JobEventRow, JobEventType, JobRow, JobState, NewJob};
 use uuid::Uuid;
 
 use super::{Job, JobStatus, Ticket};
@@ -62,7 +62,27 @@ fn after(new: &NewJob, changes: usize) -> Job {
     let events = events
         .filter(|event| event.event_type != JobEventType::Progressed || Some(event.number as usize) == last_progress);
     let row = JobRow { last_number: changes as i64, error: (changes > 0).then(|| json!(changes)), ..JobRow::from(new) };
-    Job { row, events: events.collect() }
+    Job { row, events: events.collect(), chain: Some(Chain::default()) }
+}
+
+/// The same once it has caused so many jobs.
+fn having_caused(job: Job, caused: usize) -> Job {
+    Job { chain: Some(Chain { caused_by: None, caused: (0..caused).map(effect).collect() }), ..job }
+}
+
+fn effect(number: usize) -> CausedJob {
+    CausedJob {
+        id: Uuid::from_u128(number as u128),
+        kind: "noop.run".to_owned(),
+        state: JobState::Queued,
+        waits: false,
+    }
+}
+
+/// An event of a job that this one caused.
+fn change_of_effect(new: &NewJob) -> ChangedJob {
+    let effect = NewJob { caused_by: Some(new.id), ..new_job() };
+    change(&effect, 1)
 }
 
 fn change(new: &NewJob, number: usize) -> ChangedJob {
@@ -78,14 +98,18 @@ struct Life {
     to_tell: Vec<usize>,
     /// The newest change that was told, or missed.
     told: usize,
+    /// Jobs that it caused: all of them, and those that were told of.
+    caused: usize,
+    caused_told: usize,
     /// Who asked the database, and what it said.
-    readers: Vec<(Ticket, usize)>,
+    readers: Vec<(Ticket, usize, usize)>,
     copies_seen: usize,
+    chains_seen: usize,
 }
 
 impl Life {
     async fn step(&mut self, random: &mut StdRng) {
-        match random.random_range(0..9) {
+        match random.random_range(0..11) {
             0 | 1 if self.committed < CHANGES => {
                 self.committed += 1;
                 self.to_tell.push(self.committed);
@@ -100,13 +124,19 @@ impl Life {
                 self.told = self.told.max(number);
             }
             4 if !self.readers.is_empty() => {
-                let (ticket, read) = self.readers.swap_remove(random.random_range(0..self.readers.len()));
-                self.status.fill(&ticket, &after(&self.new, read)).await.unwrap();
+                let (ticket, read, caused) = self.readers.swap_remove(random.random_range(0..self.readers.len()));
+                self.status.fill(&ticket, &having_caused(after(&self.new, read), caused)).await.unwrap();
             }
-            5 if random.random_ratio(1, 4) => self.status.accept(&self.new).await.unwrap(),
+            // Whoever accepts a job knows that it has caused nothing.
+            5 if self.caused == 0 && random.random_ratio(1, 4) => self.status.accept(&self.new).await.unwrap(),
             6 if random.random_ratio(1, 4) => {
                 let key = self.status.key(self.new.id);
                 let () = self.redis.query("evict", redis::cmd("DEL").arg(key)).await.unwrap();
+            }
+            7 if random.random() => self.caused += 1,
+            8 if self.caused_told < self.caused => {
+                self.status.tell(&[change_of_effect(&self.new)], &[]).await.unwrap();
+                self.caused_told = self.caused;
             }
             _ => self.look().await,
         }
@@ -114,7 +144,11 @@ impl Life {
 
     async fn look(&mut self) {
         let look = self.status.look(self.new.id).await.unwrap();
-        let Some(copy) = look.copy else { return self.readers.push((look.ticket, self.committed)) };
+        let known = look.copy.as_ref().is_some_and(|copy| copy.job.chain.is_some());
+        if !known {
+            self.readers.push((look.ticket, self.committed, self.caused));
+        }
+        let Some(copy) = look.copy else { return };
         self.copies_seen += 1;
         let number = usize::try_from(copy.job.row.last_number).unwrap();
         let expected = after(&self.new, number);
@@ -122,6 +156,11 @@ impl Life {
         // What was begun at the acceptance is believed for three seconds.
         let in_time = (self.told..=self.committed).contains(&number);
         assert!(in_time || number == 0, "{number} after {} was told", self.told);
+        assert!(known || !copy.fresh, "a copy that lacks something is asked for");
+        if let Some(chain) = copy.job.chain {
+            self.chains_seen += usize::from(!chain.caused.is_empty());
+            assert!((self.caused_told..=self.caused).contains(&chain.caused.len()), "{chain:?}");
+        }
     }
 }
 
@@ -130,7 +169,7 @@ async fn no_copy_is_older_than_what_was_told_or_missed_and_each_is_what_the_data
     let redis = Redis::new(&settings(), Role::Cache).unwrap();
     let database = Database::create().await;
     let pool = pool(&database).await;
-    let mut copies_seen = 0;
+    let (mut copies_seen, mut chains_seen) = (0, 0);
     for seed in 0..150 {
         let mut random = StdRng::seed_from_u64(seed);
         let status = JobStatus::new(redis.clone(), pool.clone());
@@ -141,8 +180,11 @@ async fn no_copy_is_older_than_what_was_told_or_missed_and_each_is_what_the_data
             committed: 0,
             to_tell: Vec::new(),
             told: 0,
+            caused: 0,
+            caused_told: 0,
             readers: Vec::new(),
             copies_seen: 0,
+            chains_seen: 0,
         };
         if random.random() {
             life.status.accept(&life.new).await.unwrap();
@@ -151,9 +193,10 @@ async fn no_copy_is_older_than_what_was_told_or_missed_and_each_is_what_the_data
             life.step(&mut random).await;
         }
         copies_seen += life.copies_seen;
+        chains_seen += life.chains_seen;
     }
     // Or nothing has been shown.
-    assert!(copies_seen > 300, "{copies_seen}");
+    assert!(copies_seen > 300 && chains_seen > 100, "{copies_seen} {chains_seen}");
 }
 
 #[tokio::test]
@@ -240,13 +283,56 @@ async fn what_waits_in_the_outbox_has_no_copy() {
         changed
     };
     let ticket = status.look(new.id).await.unwrap().ticket;
-    status.fill(&ticket, &Job { row: waits(1).job, events: vec![event(1)] }).await.unwrap();
+    status.fill(&ticket, &Job { events: vec![event(1)], ..Job::accepted(waits(1).job) }).await.unwrap();
     assert!(status.look(new.id).await.unwrap().copy.is_none());
     let ticket = status.look(new.id).await.unwrap().ticket;
     status.fill(&ticket, &after(&new, 1)).await.unwrap();
     assert!(status.look(new.id).await.unwrap().copy.is_some());
     status.tell(&[waits(2)], &[]).await.unwrap();
     assert!(status.look(new.id).await.unwrap().copy.is_none());
+}
+
+#[tokio::test]
+async fn what_a_job_caused_is_asked_for_once_it_has_ended_and_whenever_one_of_those_has_changed() {
+    let status = alone(settings());
+    let new = new_job();
+    let chain = async || {
+        let copy = status.look(new.id).await.unwrap().copy.expect("the copy stays");
+        assert_eq!(copy.fresh, copy.job.chain.is_some());
+        copy.job.chain.map(|chain| chain.caused.len())
+    };
+    status.accept(&new).await.unwrap();
+    status.tell(&[change(&new, 1)], &[]).await.unwrap();
+    assert_eq!(chain().await, Some(0));
+    let mut end = change(&new, 2);
+    end.job.state = JobState::Succeeded;
+    status.tell(&[end.clone()], &[]).await.unwrap();
+    assert_eq!(chain().await, None);
+    let ended = |caused| Job { row: end.job.clone(), ..having_caused(after(&new, 2), caused) };
+
+    let ticket = status.look(new.id).await.unwrap().ticket;
+    status.fill(&ticket, &ended(1)).await.unwrap();
+    assert_eq!(chain().await, Some(1));
+    status.tell(&[change_of_effect(&new)], &[]).await.unwrap();
+    assert_eq!(chain().await, None);
+    // Who asked before may have been told what was before.
+    status.fill(&ticket, &ended(1)).await.unwrap();
+    assert_eq!(chain().await, None);
+
+    // The dispatcher, which sends it, does not tell.
+    let ticket = status.look(new.id).await.unwrap().ticket;
+    let mut waiting = ended(1);
+    waiting.chain.as_mut().unwrap().caused[0].waits = true;
+    status.fill(&ticket, &ended(1)).await.unwrap();
+    status.fill(&ticket, &waiting).await.unwrap();
+    assert_eq!(chain().await, None);
+
+    // A report of progress changes nothing that is shown.
+    status.fill(&ticket, &ended(1)).await.unwrap();
+    let mut progress = change_of_effect(&new);
+    progress.lines[0].event_type = JobEventType::Progressed;
+    status.tell(&[progress], &[]).await.unwrap();
+    assert_eq!(chain().await, Some(1));
 }
 
 #[tokio::test]
@@ -293,7 +379,9 @@ fn what_an_older_release_kept_can_still_be_read() {
     });
     let fields = [("job", &kept), ("progress", &line)].map(|(name, value)| (name.to_owned(), value.to_string()));
     let job = super::read(fields.into_iter().collect()).unwrap();
-    assert_eq!(serde_json::to_value(&job.row).unwrap(), kept);
+    let mut written = serde_json::to_value(&job.row).unwrap();
+    assert_eq!(written.as_object_mut().unwrap().remove("caused_by"), Some(json!(null)));
+    assert_eq!((written, job.chain), (kept.clone(), None));
     assert_eq!(serde_json::to_value(&job.events[0]).unwrap(), line);
     let broken = [("job".to_owned(), kept.to_string()), ("event 1".to_owned(), "{}".to_owned())];
     assert!(super::read(broken.into_iter().collect()).is_none(), "a copy without all its lines is none");

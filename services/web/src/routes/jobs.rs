@@ -9,7 +9,7 @@ use axum::http::header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use store::DatabaseError;
-use store::jobs::JobRow;
+use store::jobs::Chain;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-appli
     ),
     responses(
         (status = 200, description = "The job", body = JobView, headers(
-            ("ETag" = String, description = "Changes with everything that happens to the job"),
+            ("ETag" = String, description = "Changes with everything that happens to the job, and with how those stand that it caused"),
             ("Preference-Applied" = String, description = "`wait=N`, when the answer was held back"),
         )),
         (status = 304, description = "The job has not changed"),
@@ -74,7 +74,7 @@ pub(crate) async fn show(
     };
     let job = job.ok_or(Problem::NotFound("job"))?;
 
-    let etag = etag_of(&job.row);
+    let etag = etag_of(&job);
     let mut response = if matches_etag(&headers, &etag) {
         StatusCode::NOT_MODIFIED.into_response()
     } else {
@@ -134,7 +134,7 @@ async fn look(app: &App, id: Uuid, owner: Option<&str>) -> Result<(Option<Job>, 
             Ok(Some(job)) => job,
             unknown => match unwritten::find(&app.redis, id).await {
                 Ok(Some(job)) if sees(Some(&job.owner)) => {
-                    return Ok((Some(Job { row: (&job).into(), events: Vec::new() }), is_told));
+                    return Ok((Some(Job::accepted((&job).into())), is_told));
                 }
                 _ => return Ok((unknown?, is_told)),
             },
@@ -167,7 +167,9 @@ async fn load_for(app: &App, id: Uuid, owner: Option<&str>) -> Result<Option<Job
         return Ok(None);
     };
     let events = store::jobs::events_after(&app.pool, id, 0).await?;
-    Ok(Some(Job { row, events }))
+    // Last: what a final job caused in one transaction with its end is then among it.
+    let chain = store::jobs::chain_of(&app.pool, &row).await?;
+    Ok(Some(Job { row, events, chain: Some(chain) }))
 }
 
 /// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains; and the wait that
@@ -187,7 +189,7 @@ async fn wait_for_change(
         let Some(job) = find(app, id, owner).await? else {
             return Ok((None, None));
         };
-        let news = known && !matches_etag(headers, &etag_of(&job.row));
+        let news = known && !matches_etag(headers, &etag_of(&job));
         if news || job.row.state.is_final() || app.drain.is_cancelled() || Instant::now() >= end {
             return Ok((Some(job), Some(wait)));
         }
@@ -203,11 +205,18 @@ async fn wait_for_change(
 }
 
 /// Every event of a job has a number of its own, so the newest number says which state of the job it is; but for what is no
-/// event: that it is told to stop, that it waits until it is due.
-fn etag_of(job: &JobRow) -> String {
+/// event of it: that it is told to stop, that it waits until it is due, what caused it and how what it caused stands.
+fn etag_of(Job { row: job, chain, .. }: &Job) -> String {
     let told = if is_cancelling(job) { "-cancelling" } else { "" };
     let waits = if job.due_at.is_some() { "-due" } else { "" };
-    format!("\"{}{told}{waits}\"", job.last_number)
+    let chain = match chain {
+        Some(Chain { caused_by, caused }) => {
+            let cause = caused_by.iter().map(|_| "^");
+            cause.chain(caused.iter().flat_map(|job| ["+", job.state.as_str()])).collect()
+        }
+        None => "?".to_owned(),
+    };
+    format!("\"{}{told}{waits}{chain}\"", job.last_number)
 }
 
 /// Whether `If-None-Match` names the tag; compared weakly (RFC 9110, 13.1.2).

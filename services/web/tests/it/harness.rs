@@ -465,6 +465,8 @@ pub(crate) async fn problem(response: Response, status: u16, kind: &str) -> Valu
 pub(crate) struct Told {
     pub(crate) id: Uuid,
     kind: &'static str,
+    owner: Uuid,
+    caused_by: Option<Uuid>,
     pool: PgPool,
     status: JobStatus,
     run: Uuid,
@@ -479,13 +481,24 @@ impl Told {
     }
 
     pub(crate) async fn queued_as(web: &Web, kind: &'static str) -> Self {
-        let id = Uuid::now_v7();
+        let told = Self::unknown(web, kind, ALICE_ID, None);
+        let (id, kind) = (told.id, told.kind);
         let job = NewJob { id, kind: kind.to_owned(), owner: ALICE_ID.to_string(), caused_by: None, at: Utc::now() };
         let row = NewOutboxRow { message: Value::Null, due_at: None };
         store::outbox::put(&web.pool, &job, &row).await.unwrap();
         sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
+        told
+    }
+
+    /// A mail that a job caused, of which nothing was heard yet.
+    pub(crate) fn caused_by(web: &Web, cause: Uuid, owner: Uuid) -> Self {
+        Self::unknown(web, "email.send", owner, Some(cause))
+    }
+
+    fn unknown(web: &Web, kind: &'static str, owner: Uuid, caused_by: Option<Uuid>) -> Self {
+        let (id, run) = (Uuid::now_v7(), Uuid::now_v7());
         let (pool, status) = (web.pool.clone(), web.status.clone());
-        Self { id, kind, pool, status, run: Uuid::now_v7(), place: (0, 1, 0), sequence: 0 }
+        Self { id, kind, owner, caused_by, pool, status, run, place: (0, 1, 0), sequence: 0 }
     }
 
     /// What is told from now on is of another run.
@@ -500,8 +513,8 @@ impl Told {
             event_id: Uuid::now_v7(),
             job_id: self.id,
             job_kind: self.kind.to_owned(),
-            owner: Some(ALICE_ID.to_string()),
-            caused_by: None,
+            owner: Some(self.owner.to_string()),
+            caused_by: self.caused_by,
             event_type,
             run_id: Some(self.run),
             replays: self.place.0,

@@ -10,6 +10,7 @@ mod accounts;
 mod binary;
 mod broker_faults;
 mod cancel;
+mod chain;
 mod download;
 mod full_queue;
 mod harness;

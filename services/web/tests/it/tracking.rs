@@ -2,7 +2,8 @@ use cache::{Redis, Role};
 use chrono::Utc;
 use lapin::options::{BasicGetOptions, BasicRejectOptions};
 use pipeline::events::{JobReference, Progress, RunReference};
-use pipeline::{Broker, Event, EventBody, News, TrackError, TrackEvents};
+use pipeline::jobs::{Message, SendEmail};
+use pipeline::{Broker, Event, EventBody, News, OutgoingJob, TrackError, TrackEvents};
 use serde_json::{Value, json};
 use uuid::Uuid;
 use web::{JobStatus, Tracker};
@@ -101,4 +102,39 @@ async fn an_event_outlives_a_database_that_is_away_or_cannot_be_entered() {
         assert!(matches!(error, TrackError::Later(_)), "{error}");
     }
     tracker(database.url()).keep(&[News::Event(Box::new(event("report.render")))]).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_job_caused_is_on_its_page_by_what_workers_tell_and_when_the_broker_gave_it_up() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let behind = Behind { tracks: true, ..Behind::both(&vhost, &database) };
+    let web = Web::start_connected(behind).await;
+    let id = ask(&web).await;
+    let settings = json!({"url": vhost.url("pdf-report"), "time_scale": 0.05, "queue_length": 200_000});
+    let worker = Broker::start(&serde_json::from_value(settings).unwrap(), "pdf-report").unwrap();
+    let publisher = worker.publisher();
+    let owner = Some(ALICE_ID.to_string());
+    let told =
+        JobReference { id: Uuid::now_v7(), kind: "email.send".to_owned(), owner: owner.clone(), caused_by: Some(id) };
+    let event = Event::new(told.clone(), None, EventBody::Succeeded { result: json!(null) });
+    wait("the worker is connected", async || publisher.publish_event(&event).await.is_ok()).await;
+    let to = json!({"name": "Alice", "address": "alice@shop.example"});
+    let payload = SendEmail { to: serde_json::from_value(to).unwrap(), message: Message::Welcome };
+    let job = OutgoingJob { owner, correlation_id: Some(id), ..OutgoingJob::new(Uuid::now_v7(), payload) };
+    publisher.publish_job(&job).await.unwrap();
+    let got = vhost.channel().basic_get("email.normal".into(), BasicGetOptions::default()).await.unwrap().unwrap();
+    got.delivery.acker.reject(BasicRejectOptions { requeue: false }).await.unwrap();
+    let caused = async || {
+        let shown = show(&web, id).await;
+        let caused = shown["caused"].as_array().into_iter().flatten();
+        caused.map(|job| (job["id"].clone(), job["state"].clone())).collect::<Vec<_>>()
+    };
+    wait("both are there", async || caused().await.len() == 2).await;
+    for expected in [(json!(told.id), json!("succeeded")), (json!(job.id), json!("dead"))] {
+        assert!(caused().await.contains(&expected), "{expected:?}");
+    }
+    worker.close().await;
+    web.stop().await;
+    vhost.purge("email.dead").await;
+    finish_tracked(vhost, ("report.normal", 1)).await;
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use pipeline::jobs::{Job as _, PlaceOrder, RenderReport, TranscodeVideo};
 use serde::Serialize;
 use serde_json::Value;
-use store::jobs::{JobEventRow, JobRow, JobState, NewJob};
+use store::jobs::{CausedJob, Chain, JobEventRow, JobRow, JobState, NewJob};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -49,10 +49,30 @@ pub(crate) struct JobView {
     updated_at: DateTime<Utc>,
     /// When it became final.
     finished_at: Option<DateTime<Utc>>,
+    /// The job that caused it, if that is its owner's too.
+    caused_by: Option<Uuid>,
+    /// The first 20 jobs that it caused, as far as they are its owner's, the oldest first; `null` while that cannot be looked up.
+    caused: Option<Vec<CausedView>>,
     /// What happened, by run, the oldest first. Progress is left out.
     timeline: Vec<RunView>,
     /// Where to go from here.
     links: Links,
+}
+
+/// A job that the job caused.
+#[derive(Serialize, ToSchema)]
+#[schema(as = CausedJob)]
+struct CausedView {
+    /// Its id.
+    id: Uuid,
+    /// Its kind.
+    #[schema(example = "email.send")]
+    kind: String,
+    /// Where it stands.
+    #[schema(value_type = StateName)]
+    state: JobState,
+    /// The job itself.
+    link: String,
 }
 
 /// Where to go from a job.
@@ -72,6 +92,9 @@ struct Links {
     /// The video that it makes.
     #[serde(skip_serializing_if = "Option::is_none")]
     video: Option<String>,
+    /// The job that caused it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    caused_by: Option<String>,
 }
 
 /// How far a run is.
@@ -104,7 +127,7 @@ pub(crate) enum StateName {
 impl JobView {
     /// A job that was accepted just now.
     pub(crate) fn queued(job: &NewJob, due_at: Option<DateTime<Utc>>) -> Self {
-        Job { row: JobRow { due_at, ..JobRow::from(job) }, events: Vec::new() }.into()
+        Job::accepted(JobRow { due_at, ..JobRow::from(job) }).into()
     }
 
     /// Where it is.
@@ -114,12 +137,16 @@ impl JobView {
 }
 
 impl From<Job> for JobView {
-    fn from(Job { row: job, events }: Job) -> Self {
+    fn from(Job { row: job, events, chain }: Job) -> Self {
         // What came after the job was read would not fit the state that is shown.
         let events: Vec<JobEventRow> = events.into_iter().filter(|event| event.number <= job.last_number).collect();
         let counters = count(&events);
         let cancelling = is_cancelling(&job);
-        let links = Links::of(&job);
+        let (caused_by, caused) = match chain {
+            Some(Chain { caused_by, caused }) => (caused_by, Some(caused.into_iter().map(CausedView::from).collect())),
+            None => (None, None),
+        };
+        let links = Links::of(&job, caused_by);
         Self {
             id: job.id,
             kind: job.kind,
@@ -136,6 +163,8 @@ impl From<Job> for JobView {
             created_at: job.created_at,
             updated_at: job.updated_at,
             finished_at: job.finished_at,
+            caused_by,
+            caused,
             timeline: runs(events, job.state == JobState::Running),
             links,
         }
@@ -148,16 +177,27 @@ pub(crate) fn is_cancelling(job: &JobRow) -> bool {
 }
 
 impl Links {
-    fn of(job: &JobRow) -> Self {
+    fn of(job: &JobRow, caused_by: Option<Uuid>) -> Self {
         let id = job.id;
         let has_pdf = job.kind == RenderReport::KIND && job.state == JobState::Succeeded;
         Self {
-            own: format!("/v1/jobs/{id}"),
+            own: path_of(id),
             events: format!("/v1/jobs/{id}/events"),
             pdf: has_pdf.then(|| format!("/v1/reports/{id}/pdf")),
             order: (job.kind == PlaceOrder::KIND).then(|| format!("/v1/orders/{id}")),
             video: (job.kind == TranscodeVideo::KIND).then(|| format!("/v1/videos/{id}")),
+            caused_by: caused_by.map(path_of),
         }
+    }
+}
+
+fn path_of(id: Uuid) -> String {
+    format!("/v1/jobs/{id}")
+}
+
+impl From<CausedJob> for CausedView {
+    fn from(CausedJob { id, kind, state, .. }: CausedJob) -> Self {
+        Self { id, kind, state, link: path_of(id) }
     }
 }
 
