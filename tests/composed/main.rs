@@ -5,6 +5,7 @@
 
 mod absent;
 mod bad_input;
+mod chains;
 mod copies;
 mod faults;
 mod harness;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use backing::Vhost;
+use backing::{Vhost, replay};
 use pipeline::jobs::{EmailAddress, SendEmail};
 use pipeline::{Broker, BrokerSettings, BrokerState, OutgoingJob, topology};
 use serde_json::{Value, json};
@@ -164,6 +164,26 @@ async fn a_job_from_the_broker_becomes_a_mail_in_the_inbox() {
     // Nobody tracks here.
     let told = vhost.ready(topology::TRACKER_LIFECYCLE).await.unwrap();
     vhost.finish(&[(topology::TRACKER_LIFECYCLE, told)]).await;
+}
+
+#[tokio::test]
+async fn a_replay_of_a_mail_that_was_sent_sends_none() {
+    let (fixture, vhost) = (Fixture::new().await, Vhost::create(&topology::definitions()).await);
+    let worker = Worker::start(&fixture, &vhost, &smtp());
+    vhost.wait("ready", || async { worker.ready().await.is_some_and(|(status, _)| status == 200) }).await;
+    let mut messages = vhost.listen(topology::JOBS, "email.send.*").await;
+    let mut events = vhost.listen(topology::EVENTS, "job.succeeded").await;
+    let (id, job) = (Uuid::new_v4(), fixture.job(b"%PDF-1.7".to_vec()).await);
+    publish(&vhost, id, &job).await;
+    let (_, first) = events.next_json().await;
+    replay(vhost.channel(), &messages.next().await, "email.normal").await;
+    let (_, again) = events.next_json().await;
+    assert_eq!((&first["run"]["replays"], &again["run"]["replays"]), (&json!(0), &json!(1)));
+    assert_eq!((&again["job"], &again["result"]), (&first["job"], &first["result"]));
+    assert_eq!(mails_to(&job.to.address).await.len(), 1);
+    worker.terminate().await;
+    vhost.purge(topology::TRACKER_LIFECYCLE).await;
+    vhost.finish(&[]).await;
 }
 
 #[tokio::test]
