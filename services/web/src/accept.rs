@@ -93,6 +93,10 @@ pub(crate) async fn accept<J: Job>(
     due_at: Option<DateTime<Utc>>,
 ) -> Result<Accepted, Problem> {
     let new = new_job(&job)?;
+    if due_at.is_none() && app.fullness.is_nearly_full(J::KIND, job.lane) {
+        // What is refused claims no key: claims need room too.
+        return accepted_before(app, &job).await?.ok_or(Problem::QueueNearlyFull);
+    }
     let mut claimed = None;
     if let Some(hash) = &job.payload_hash {
         claimed = claim(app, &new, hash).await;
@@ -103,9 +107,6 @@ pub(crate) async fn accept<J: Job>(
     if due_at.is_some() {
         keep(app, job, &new, due_at, Offer::NotSent).await?;
         return Ok(Accepted::now(&new, due_at, "outbox"));
-    }
-    if app.fullness.is_nearly_full(J::KIND, job.lane) {
-        return Err(Problem::QueueNearlyFull);
     }
     if claimed == Some(Claim::Same)
         && let Some(accepted) = wait_for_twin(app, &new).await
@@ -141,12 +142,12 @@ fn new_job<J: Job>(job: &OutgoingJob<J>) -> Result<NewJob, Problem> {
     Ok(NewJob { id: job.id, kind: J::KIND.to_owned(), owner, caused_by: job.correlation_id, at: job.accepted_at })
 }
 
-/// Claims the key that the job's id stands for. `None` where neither Redis nor the database answers: work is taken without them,
-/// unchecked.
+/// Claims the key that the job's id stands for: in the database where Redis does not answer or has no room. `None` where that does
+/// not answer either: work is taken without them, unchecked.
 async fn claim(app: &App, new: &NewJob, hash: &str) -> Option<Claim> {
     match claims::claim(&app.redis, new.id, hash).await {
-        Ok(claim) => Some(claim),
-        Err(_) => claim_in_database(app, new, hash).await,
+        Ok(Some(claim)) => Some(claim),
+        Ok(None) | Err(_) => claim_in_database(app, new, hash).await,
     }
 }
 

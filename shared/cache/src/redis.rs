@@ -13,6 +13,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+mod memory;
+
+use memory::Memory;
+
 /// How long one call may take. Redis answers within a millisecond; what takes this long is not coming.
 const CALL_DEADLINE: Duration = Duration::from_millis(250);
 /// So many calls without an answer, one after the other, and nobody asks any more until a probe is answered.
@@ -105,6 +109,8 @@ struct State {
     failures: u32,
     /// How it is set otherwise than its role needs.
     differs: Option<String>,
+    /// How full it is, where it soon refuses writes.
+    full: Option<String>,
 }
 
 impl State {
@@ -141,7 +147,7 @@ impl Redis {
     pub fn new(settings: &RedisSettings, role: Role) -> Result<Self, RedisError> {
         let client = Client::open(settings.url.expose_secret()).map_err(|_| RedisError::Address)?;
         let connection = connect(&client)?;
-        let state = State { met: false, failures: 0, differs: None };
+        let state = State { met: false, failures: 0, differs: None, full: None };
         Ok(Self {
             client,
             connection: Arc::new(RwLock::new(connection)),
@@ -205,13 +211,14 @@ impl Redis {
         move || match &*state.borrow() {
             State { met: false, .. } => Err("reconnecting".to_owned()),
             state if state.is_away() => Err("reconnecting".to_owned()),
-            State { differs: Some(how), .. } => Err(how.clone()),
+            State { differs: Some(how), .. } | State { full: Some(how), .. } => Err(how.clone()),
             _ => Ok("connected".to_owned()),
         }
     }
 
-    /// Keeps looking at the server until `drain`: probes it while nobody else asks, connects anew while it does not answer, and
-    /// compares its settings with what its role needs each time that it has come back.
+    /// Keeps looking at the server until `drain`: probes it while nobody else asks, connects anew while it does not answer, compares
+    /// its settings with what its role needs each time that it has come back, and shows how much of its memory is in use
+    /// (`redis_memory_bytes`, `redis_memory_limit_bytes`).
     pub async fn watch(self, drain: CancellationToken) {
         let mut checked = false;
         loop {
@@ -220,6 +227,9 @@ impl Redis {
                 checked = self.check_settings().await;
             }
             checked &= probed;
+            if probed {
+                self.measure_memory().await;
+            }
             if self.is_away() {
                 self.connect_anew();
             }
@@ -295,6 +305,28 @@ impl Redis {
         }
         self.breaker.state.send_if_modified(|state| std::mem::replace(&mut state.differs, differs.clone()) != differs);
         true
+    }
+
+    /// A server that does not tell leaves things as they were.
+    async fn measure_memory(&self) {
+        let info = redis::cmd("INFO").arg("memory").to_owned();
+        let Ok(info) = self.query::<String>("ask how much memory redis uses", &info).await else {
+            return;
+        };
+        let Some(memory) = Memory::parse(&info) else {
+            return;
+        };
+        memory.show(self.role.name());
+        let full = if self.role == Role::Durable { memory.nearly_full() } else { None };
+        let begun = self.breaker.state.borrow().full.is_none();
+        if let (true, Some(full)) = (begun, &full) {
+            tracing::error!(
+                redis = self.role.name(),
+                full,
+                "redis will soon refuse to keep anything: give it more memory"
+            );
+        }
+        self.breaker.state.send_if_modified(|state| std::mem::replace(&mut state.full, full.clone()) != full);
     }
 
     async fn within<T>(

@@ -34,6 +34,11 @@ async fn new_work_is_refused_from_nine_tenths_on_while_retries_find_room_and_tak
     }
     wait("the queue is known to be nearly full", async || web.app().refuses(Lane::Normal)).await;
     problem(web.post_report(&november()).await, 503, "queue-full").await;
+    // Under a key too, which is then anybody's still.
+    problem(web.post_report_once("k", &november()).await, 503, "queue-full").await;
+    let mut other = november();
+    other["group_by"] = json!("week");
+    problem(web.post_report_once("k", &other).await, 503, "queue-full").await;
     // Another lane is another queue.
     let mut urgent = november();
     urgent["lane"] = json!("urgent");

@@ -5,6 +5,7 @@ use cache::RedisSettings;
 use chrono::{DateTime, TimeDelta, Utc};
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 use web::Limits;
 
 use crate::harness::{BOB, Behind, Web, database, finish_tracked, no_redis, november, problem, vhost, wait};
@@ -158,10 +159,46 @@ async fn without_redis_a_key_still_makes_one_job() {
     vhost.finish(&[]).await;
 }
 
+#[tokio::test]
+async fn where_redis_has_no_room_for_claims_the_database_keeps_keys_apart() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    let fill = redis::Script::new(
+        "for number = ARGV[1], ARGV[1] + 9999 do redis.call('HSET', KEYS[1], string.format('%016d', number), ARGV[2]) end
+         return redis.call('HLEN', KEYS[1])",
+    );
+    let hour = Utc::now().timestamp() / 3600;
+    // The next one too, should it begin meanwhile.
+    for hash in [hour, hour + 1].map(|hour| web.redis.key(&["idempotency-keys", &hour.to_string()])) {
+        for part in 0..20 {
+            let mut fill = fill.key(&hash);
+            fill.arg(part * 10_000).arg("of 16 characters");
+            let claims: i64 = web.redis.invoke("claim keys", &fill).await.unwrap();
+            assert_eq!(claims, (part + 1) * 10_000);
+        }
+        let expire = redis::cmd("EXPIRE").arg(&hash).arg(600).to_owned();
+        web.redis.query::<i64>("clean up after a test", &expire).await.unwrap();
+    }
+    let first = location(&web.post_report_once("k", &november()).await);
+    assert_eq!(claims(&web).await, 1);
+    let length = redis::cmd("HLEN").arg(web.redis.key(&["idempotency-keys", &hour.to_string()])).to_owned();
+    assert_eq!(web.redis.query::<i64>("look", &length).await.unwrap(), 200_000, "none more");
+    assert_eq!(location(&web.post_report_once("k", &november()).await), first);
+    problem(web.post_report_once("k", &december()).await, 422, "idempotency-key-reused").await;
+    web.stop().await;
+    vhost.finish(&[("report.normal", 1)]).await;
+}
+
 /// Has Redis forget the key of a job.
 async fn forget(web: &Web, path: &str) {
-    let key = web.redis.key(&["idempotency-key", path.rsplit('/').next().unwrap()]);
-    let forgotten: i64 = web.redis.query("forget a key", redis::cmd("DEL").arg(key)).await.unwrap();
+    let job: Uuid = path.rsplit('/').next().unwrap().parse().unwrap();
+    let (now, mut forgotten) = (Utc::now().timestamp() / 3600, 0);
+    // The hour may have turned since.
+    for hour in [now - 1, now] {
+        let hash = web.redis.key(&["idempotency-keys", &hour.to_string()]);
+        let forget = redis::cmd("HDEL").arg(hash).arg(job.as_bytes()).to_owned();
+        forgotten += web.redis.query::<i64>("forget a key", &forget).await.unwrap();
+    }
     assert_eq!(forgotten, 1);
 }
 

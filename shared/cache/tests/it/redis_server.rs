@@ -9,6 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+use crate::rewriting::Rewriting;
 use crate::{at, nowhere, own_keys, until};
 
 async fn get(redis: &Redis) -> Result<Option<String>, RedisError> {
@@ -54,6 +55,26 @@ async fn a_server_that_is_set_otherwise_is_named_so() {
     assert_eq!(redis.readiness()(), Err(differs.to_owned()));
     stop.cancel();
     watching.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_will_soon_refuse_to_keep_anything_says_so_where_nothing_may_be_forgotten() {
+    // As it would be with next to no memory.
+    let (limit, little) = ("maxmemory:201326592\r", "maxmemory:000000123\r");
+    for (role, name) in [(Role::Durable, "durable"), (Role::Cache, "cache")] {
+        let way = Rewriting::start(&backing::redis_url(name), limit, little).await;
+        let redis = at(&way.url, role);
+        let (stop, readiness) = (CancellationToken::new(), redis.readiness());
+        let watching = tokio::spawn(redis.clone().watch(stop.clone()));
+        until("it is measured", async || match role {
+            Role::Durable => readiness().is_err_and(|how| how.ends_with(" of 0 MB are in use")),
+            Role::Cache => readiness().is_ok(),
+        })
+        .await;
+        stop.cancel();
+        watching.await.unwrap();
+        assert_eq!(readiness().is_ok(), role == Role::Cache, "a cache is full, and makes room");
+    }
 }
 
 #[tokio::test]
