@@ -82,8 +82,8 @@ impl RateLimits {
         self.take(&charges).await.map(drop)
     }
 
-    /// Whether the database may be asked for a token that Redis does not know. Of a good one, which many may use at once for the
-    /// first time, nothing is counted.
+    /// Whether the database may be asked for a token: one that Redis does not know, or any while Redis is away. Of a good one, which
+    /// many may use at once for the first time, nothing is counted.
     ///
     /// # Errors
     /// There were too many from the address that were nobody's.

@@ -102,8 +102,8 @@ impl Tokens {
         Self { redis, pool, generations, places, checking: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Whom the token speaks for, if it is good. PostgreSQL is asked for at most `patience`, and for a token that Redis does not know
-    /// only while few from that address were nobody's; `live` says that it answers.
+    /// Whom the token speaks for, if it is good. PostgreSQL is asked for at most `patience`, and only while few tokens that it was asked
+    /// for from that address were nobody's; `live` says that it answers.
     pub(crate) async fn find(
         &self,
         token: &str,
@@ -133,8 +133,15 @@ impl Tokens {
                 }
                 learnt
             }
-            // PostgreSQL decides.
-            Err(_) => self.ask(&digest, patience).await?.map(|holder| entry(holder, 0)).transpose()?,
+            // PostgreSQL decides, for everybody: this process alone counts who guesses.
+            Err(_) => {
+                limits.check_stranger(address).await?;
+                let holder = self.ask(&digest, patience).await?;
+                if holder.is_none() {
+                    limits.count_stranger(address).await;
+                }
+                holder.map(|holder| entry(holder, 0)).transpose()?
+            }
         };
         Ok(entry.map(|Entry { person, scopes, .. }| Bearer { person, scopes }))
     }

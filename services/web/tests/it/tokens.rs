@@ -299,19 +299,37 @@ async fn nobody_sees_or_revokes_the_tokens_of_others() {
     web.stop().await;
 }
 
+/// Guesses until it is told to wait; how often it was not.
+async fn guess(web: &Web) -> usize {
+    let mut guesses = 0;
+    // One a second comes back.
+    while guesses < 1000 && web.status_of_token(&format!("a-token-that-is-nobodys-{guesses}")).await == 401 {
+        guesses += 1;
+    }
+    guesses
+}
+
 #[tokio::test]
 async fn who_guesses_tokens_is_told_to_wait_before_the_database_is_asked() {
     let database = database().await;
     let web = Web::start(Behind::database(&database)).await;
-    let guess = async |number: usize| web.status_of_token(&format!("a-token-that-is-nobodys-{number}")).await;
-    // One a second comes back.
-    let mut guesses = 0;
-    while guesses < 1000 && guess(guesses).await == 401 {
-        guesses += 1;
-    }
+    let guesses = guess(&web).await;
     assert!((60..1000).contains(&guesses), "{guesses} guesses from one address");
     // What is known to be nobody's is no guess, and who has a token goes on.
-    assert_eq!((guess(0).await, web.status_of_token(ALICE).await), (401, 200));
+    assert_eq!(web.status_of_token("a-token-that-is-nobodys-0").await, 401);
+    assert_eq!(web.status_of_token(ALICE).await, 200);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn who_guesses_tokens_while_redis_is_away_is_told_to_wait_too() {
+    let database = database().await;
+    let mut behind = Behind::database(&database);
+    behind.redis.url = format!("redis://{}", closed_port()).into();
+    let web = Web::start(behind).await;
+    assert_eq!(web.status_of_token(ALICE).await, 200);
+    let guesses = guess(&web).await;
+    assert!((60..1000).contains(&guesses), "{guesses} guesses from one address");
     web.stop().await;
 }
 
