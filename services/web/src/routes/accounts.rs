@@ -8,6 +8,7 @@ use pipeline::jobs::{EmailAddress, PersonName};
 use serde::{Deserialize, Serialize};
 use store::accounts::Role;
 use tower_sessions::Session;
+use tracing::Instrument;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -229,15 +230,28 @@ pub(crate) async fn change_password(
         return Err(wrong());
     };
     let new = app.passwords.hash(request.new_password).await?;
-    // First, so that none is left when this ends halfway; and after, for who signed in with the old one in between.
-    app.generations.end(Of::Sessions, user).await.map_err(away)?;
-    if !store::accounts::replace_password(&app.pool, user, &kept, &new).await? {
-        return Err(wrong());
-    }
-    let generation = app.generations.end(Of::Sessions, user).await.map_err(away)?;
+    let generation = to_its_end(replace_password(app, user, kept, new)).await?.ok_or_else(wrong)?;
     sessions::renew(&member.session, member.signed_in, generation).await?;
     tracing::info!("changed a password");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The new generation of the user's sessions; `None` where the old hash is not the user's any more.
+async fn replace_password(app: App, user: Uuid, old: String, new: String) -> Result<Option<i64>, Problem> {
+    // First, so that none is left when this ends halfway; and after, for who signed in with the old one in between.
+    app.generations.end(Of::Sessions, user).await.map_err(away)?;
+    let replaced = store::accounts::replace_password(&app.pool, user, &old, &new).await;
+    // Also where that failed: it may have taken effect all the same.
+    let generation = app.generations.end(Of::Sessions, user).await.map_err(away);
+    if replaced? { generation.map(Some) } else { Ok(None) }
+}
+
+/// A change that is not to end halfway goes on when its request is given up or its client hangs up; each call in it has a deadline.
+async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let changed = tokio::spawn(change.in_current_span()).await;
+    changed.context("change an account").map_err(Problem::Internal)?
 }
 
 /// Gives a user another role. Operators do; whoever's role it is signs in again.
@@ -271,17 +285,21 @@ pub(crate) async fn set_role(
     StrictJson(RoleChange { role }): StrictJson<RoleChange>,
 ) -> Result<StatusCode, Problem> {
     member.must_be(Role::Operator)?;
+    // Numbers are raised for those who are there alone.
+    store::profiles::find(&app.pool, user).await?.ok_or(Problem::NotFound("user"))?;
+    to_its_end(replace_role(app, user, role)).await?;
+    tracing::info!(user.id = %user, role = role.as_str(), "changed a role");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn replace_role(app: App, user: Uuid, role: Role) -> Result<(), Problem> {
     end_what_was_known(&app, user).await?;
     let set = store::accounts::set_role(&app.pool, user, role, &PROFILE.entry(&user.to_string())).await;
     // Also where that failed: it may have taken effect all the same.
     forget(&app, &PROFILE, &user.to_string()).await;
-    if !set? {
-        return Err(Problem::NotFound("user"));
-    }
     // Once more, for what was read before the change and handed out after the first.
-    end_what_was_known(&app, user).await?;
-    tracing::info!(user.id = %user, role = role.as_str(), "changed a role");
-    Ok(StatusCode::NO_CONTENT)
+    let ended = end_what_was_known(&app, user).await;
+    if set? { ended } else { Err(Problem::NotFound("user")) }
 }
 
 /// Has nothing count any more that was handed out with the account as it was.

@@ -6,6 +6,7 @@ use backing::{Proxy, redis_url};
 use cache::RedisSettings;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::harness::{
     ALICE, ALICE_ID, Behind, Member, PASSWORD, Told, Web, database, insert_token, november, problem, secret_key, sid,
@@ -130,6 +131,58 @@ async fn a_sign_in_that_began_before_the_password_was_changed_does_not_outlive_t
     web.stop().await;
 }
 
+/// A web that gives a request up soon.
+async fn impatient(database: &backing::Database) -> Web {
+    let mut behind = Behind::database(database);
+    behind.limits.answer = Duration::from_secs(4);
+    Web::start(behind).await
+}
+
+/// Has a change get as far as its user's row and wait there, until its request is given up. Then it may go on. What was signed in to
+/// meanwhile is over once the change has been made.
+async fn end_what_began_during(web: &Web, user: Uuid, email: &str, change: impl Future<Output = reqwest::Response>) {
+    let mut holding = web.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE").bind(user).execute(&mut *holding).await.unwrap();
+    let row = "SELECT concat(role, password_hash) FROM users WHERE id = $1";
+    let row = async || sqlx::query_scalar::<_, String>(row).bind(user).fetch_one(&web.pool).await.unwrap();
+    let before = row().await;
+    let signing_in = async {
+        let generation = format!("sessions-generation:{user}");
+        let ended = async || web.kept(&generation).await.is_some_and(|number| number != "0");
+        wait("the sessions are ended for the first time", ended).await;
+        let late = web.signed_in(email, PASSWORD).await;
+        assert_eq!(web.status_of(&late.sid).await, 200);
+        late
+    };
+    let (given_up, late) = tokio::join!(change, signing_in);
+    problem(given_up, 503, "late").await;
+    holding.rollback().await.unwrap();
+    wait("the change is made", async || row().await != before).await;
+    wait("the session is over", async || web.status_of(&late.sid).await == 401).await;
+}
+
+#[tokio::test]
+async fn a_change_of_password_whose_request_is_given_up_leaves_no_session_of_the_old_one() {
+    let database = database().await;
+    let web = impatient(&database).await;
+    let own = web.member("ada@shop.example").await;
+    let changing = change(&web, &own.sid, PASSWORD, "battery staple");
+    end_what_began_during(&web, own.user, "ada@shop.example", changing).await;
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_role_whose_request_is_given_up_leaves_no_session_of_the_old_one() {
+    let database = database().await;
+    let web = impatient(&database).await;
+    let (operator, eve) =
+        (web.member_who_is("ada@shop.example", "operator").await, web.member("eve@shop.example").await);
+    let path = format!("/v1/users/{}/role", eve.user);
+    let changing = web.with_sid(Method::PUT, &path, &operator.sid).json(&json!({"role": "staff"})).send();
+    end_what_began_during(&web, eve.user, "eve@shop.example", async { changing.await.unwrap() }).await;
+    web.stop().await;
+}
+
 #[tokio::test]
 async fn a_session_that_nobody_uses_is_over_and_one_in_use_goes_on() {
     let database = database().await;
@@ -181,7 +234,7 @@ async fn redis_holds_no_id_that_could_be_used() {
 
 /// Every request that changes something, as a session would send it.
 fn unsafe_requests(user: &Member) -> Vec<(Method, String, Option<Value>)> {
-    let id = uuid::Uuid::now_v7();
+    let id = Uuid::now_v7();
     vec![
         (Method::POST, "/v1/reports".to_owned(), Some(november())),
         (Method::DELETE, format!("/v1/jobs/{id}"), None),

@@ -14,8 +14,8 @@ use store::profiles::{NewProfile, Profile};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::RoleName;
 use super::register::Country;
+use super::{RoleName, to_its_end};
 use crate::App;
 use crate::caller::Member;
 use crate::generations::Of;
@@ -147,9 +147,17 @@ pub(crate) async fn replace_profile(
     may_see(&member, user)?;
     if user != member.user() {
         member.must_be(Role::Operator)?;
+        // Numbers are raised for those who are there alone.
+        store::profiles::find(&app.pool, user).await?.ok_or(Problem::NotFound("user"))?;
     }
     let ProfileChange { name, country: Country(country) } = request;
     let (new, versions) = (NewProfile { name: name.into(), country }, versioned::versions(&headers));
+    let profile = to_its_end(replace(app, user, new, versions)).await?;
+    tracing::info!(user.id = %user, "changed a profile");
+    Ok(versioned::show_replaced(profile.version, ProfileView::of(profile)))
+}
+
+async fn replace(app: App, user: Uuid, new: NewProfile, versions: Option<Vec<i64>>) -> Result<Profile, Problem> {
     let key = user.to_string();
     // What Redis keeps of the user's tokens has the name. First, so that none of it is left when this ends halfway; and after, for what
     // was read before the change and kept after the first.
@@ -158,8 +166,7 @@ pub(crate) async fn replace_profile(
     let settled = versioned::settle(&app, (&PROFILE, &key), "user", replaced).await;
     let ended = app.generations.end(Of::Account, user).await.map_err(away);
     let (profile, _) = (settled?, ended?);
-    tracing::info!(user.id = %user, "changed a profile");
-    Ok(versioned::show_replaced(profile.version, ProfileView::of(profile)))
+    Ok(profile)
 }
 
 /// Whose profile it is, or who looks after the shop. Whether there are others, nobody else is told.
