@@ -21,8 +21,11 @@ use crate::settings::LimitSettings;
 const MINUTE: Duration = Duration::from_secs(60);
 /// The most that a limit of a minute can say: a unit each microsecond.
 const MOST_PER_MINUTE: u32 = 60_000_000;
-/// Tries to sign in with one account, from wherever. A person who mistypes is not stopped; who guesses gets 60 an hour.
-const SIGN_IN_ACCOUNT: Limit = Limit::new("sign-in-account", 10, Duration::from_secs(600));
+/// Tries to sign in with one account from one address. A person who mistypes is not stopped; who guesses gets 60 an hour.
+const SIGN_IN: Limit = Limit::new("sign-in", 10, Duration::from_secs(600));
+/// Tries with one account, from wherever: 4,300 a day for all who guess together. Three times what one address may, so that one
+/// alone cannot shut an account. Three together can, for as long as they go on: between that and more guesses one has to choose.
+const SIGN_IN_ACCOUNT: Limit = Limit::new("sign-in-account", 30, Duration::from_secs(600));
 /// Tries from one address, with whatever account. Behind one there may be an office.
 const SIGN_IN_ADDRESS: Limit = Limit::new("sign-in-address", 60, Duration::from_secs(600));
 
@@ -67,15 +70,17 @@ impl RateLimits {
     }
 
     /// Counts a try to sign in, to register or to change a password, before anything is looked up or hashed: by the account, however
-    /// it is written and whether or not there is one, and by the client's address. A try that is refused for its address costs the
-    /// account nothing, so that one address alone cannot shut an account.
+    /// it is written and whether or not there is one, by the client's address, and by both. A try that one of them refuses costs the
+    /// others nothing, so that one address alone cannot shut an account to others; three can.
     ///
     /// # Errors
     /// There were too many. That tells nobody whether there is such an account.
     pub async fn check_sign_in(&self, account: &str, address: IpAddr) -> Result<(), TooMany> {
         let account = account_subject(account);
         let address = ClientAddress::of(address).0.to_string();
+        let both = format!("{account}-{address}");
         let charges = [
+            Charge { limit: SIGN_IN, subject: &both, cost: 1 },
             Charge { limit: SIGN_IN_ADDRESS, subject: &address, cost: 1 },
             Charge { limit: SIGN_IN_ACCOUNT, subject: &account, cost: 1 },
         ];
