@@ -220,6 +220,12 @@ impl App {
         self.fullness.is_nearly_full(RenderReport::KIND, lane)
     }
 
+    /// How many passwords were hashed.
+    #[must_use]
+    pub fn passwords_hashed(&self) -> u64 {
+        self.passwords.made()
+    }
+
     /// How many requests may wait long at the moment: event streams and long polls.
     #[must_use]
     pub fn waiting(&self) -> usize {

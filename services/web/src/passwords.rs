@@ -1,6 +1,7 @@
 //! Passwords: what one is, its hash, and how many are hashed at once. A hash takes a core and 19 MiB for about 26 ms, on purpose.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -69,18 +70,31 @@ pub(crate) enum Checked {
 pub(crate) struct Passwords {
     places: Arc<Semaphore>,
     wait: Duration,
+    hashes: Hashes,
+}
+
+/// How many hashes were made, by whichever way. Clones count the same.
+#[derive(Clone, Debug, Default)]
+struct Hashes(Arc<AtomicU64>);
+
+impl Hashes {
+    /// What makes one hash, which is counted.
+    fn one(&self) -> anyhow::Result<Argon2<'static>> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMS?))
+    }
 }
 
 impl Passwords {
     /// Whoever finds no place within `wait` is told to come back.
     pub(crate) fn new(wait: Duration) -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from).min(MOST_PLACES);
-        Self { places: Arc::new(Semaphore::new(cores)), wait }
+        Self { places: Arc::new(Semaphore::new(cores)), wait, hashes: Hashes::default() }
     }
 
     /// The hash of a password, as a PHC string.
     pub(crate) async fn hash(&self, NewPassword(password): NewPassword) -> Result<String, Problem> {
-        self.work(move || hash(password.expose_secret())).await
+        self.work(move |hashes| hash(password.expose_secret(), hashes)).await
     }
 
     /// Compares a password with a hash; takes as long where there is none.
@@ -89,40 +103,42 @@ impl Passwords {
         GivenPassword(password): GivenPassword,
         kept: Option<String>,
     ) -> Result<Checked, Problem> {
-        self.work(move || check(password.expose_secret(), kept.as_deref())).await
+        self.work(move |hashes| check(password.expose_secret(), kept.as_deref(), hashes)).await
+    }
+
+    /// How many hashes were made.
+    pub(crate) fn made(&self) -> u64 {
+        self.hashes.0.load(Ordering::Relaxed)
     }
 
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+        work: impl FnOnce(&Hashes) -> anyhow::Result<T> + Send + 'static,
     ) -> Result<T, Problem> {
         let place = timeout(self.wait, Arc::clone(&self.places).acquire_owned()).await.map_err(|_| Problem::Busy)?;
         // The place goes along: a request that is given up does not stop the work.
+        let hashes = self.hashes.clone();
         let working = tokio::task::spawn_blocking(move || {
             let _place = place;
-            work()
+            work(&hashes)
         });
         let done = working.await.context("hash a password").and_then(|done| done);
         done.map_err(Problem::Internal)
     }
 }
 
-fn argon2() -> anyhow::Result<Argon2<'static>> {
-    Ok(Argon2::new(Algorithm::Argon2id, Version::V0x13, PARAMS?))
-}
-
-fn hash(password: &str) -> anyhow::Result<String> {
-    let hash: PasswordHash = argon2()?.hash_password(password.as_bytes()).context("hash a password")?;
+fn hash(password: &str, hashes: &Hashes) -> anyhow::Result<String> {
+    let hash: PasswordHash = hashes.one()?.hash_password(password.as_bytes()).context("hash a password")?;
     Ok(hash.to_string())
 }
 
-fn check(password: &str, kept: Option<&str>) -> anyhow::Result<Checked> {
+fn check(password: &str, kept: Option<&str>, hashes: &Hashes) -> anyhow::Result<Checked> {
     let hash = PasswordHash::new(kept.unwrap_or(DUMMY)).context("read the hash of a password")?;
-    let right = argon2()?.verify_password(password.as_bytes(), &hash).is_ok();
+    let right = hashes.one()?.verify_password(password.as_bytes(), &hash).is_ok();
     if kept.is_none() || !right {
         return Ok(Checked::Wrong);
     }
-    let renewed = if is_of_today(&hash)? { None } else { Some(self::hash(password)?) };
+    let renewed = if is_of_today(&hash)? { None } else { Some(self::hash(password, hashes)?) };
     Ok(Checked::Right { renewed })
 }
 
@@ -143,24 +159,25 @@ mod tests {
     use argon2::password_hash::phc::PasswordHash;
     use argon2::{Algorithm, Argon2, Params, Version};
 
-    use super::{Checked, DUMMY, GivenPassword, NewPassword, Passwords, check, hash, is_of_today};
+    use super::{Checked, DUMMY, GivenPassword, Hashes, NewPassword, Passwords, check, hash, is_of_today};
     use crate::problem::Problem;
 
     #[test]
     fn a_password_is_known_by_its_hash_and_no_other_is() {
-        let kept = hash("correct horse").unwrap();
+        let hashes = Hashes::default();
+        let kept = hash("correct horse", &hashes).unwrap();
         assert!(kept.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{kept}");
-        assert!(matches!(check("correct horse", Some(&kept)).unwrap(), Checked::Right { renewed: None }));
-        assert!(matches!(check("correct horsf", Some(&kept)).unwrap(), Checked::Wrong));
-        assert!(matches!(check("correct horse", None).unwrap(), Checked::Wrong));
-        assert_ne!(hash("correct horse").unwrap(), kept, "each has a salt of its own");
+        assert!(matches!(check("correct horse", Some(&kept), &hashes).unwrap(), Checked::Right { renewed: None }));
+        assert!(matches!(check("correct horsf", Some(&kept), &hashes).unwrap(), Checked::Wrong));
+        assert!(matches!(check("correct horse", None, &hashes).unwrap(), Checked::Wrong));
+        assert_ne!(hash("correct horse", &hashes).unwrap(), kept, "each has a salt of its own");
     }
 
     #[test]
     fn where_there_is_no_hash_the_work_is_the_same() {
         let dummy = PasswordHash::new(DUMMY).unwrap();
         assert!(is_of_today(&dummy).unwrap() && dummy.salt.is_some() && dummy.hash.is_some());
-        let real = PasswordHash::new(&hash("correct horse").unwrap()).unwrap();
+        let real = PasswordHash::new(&hash("correct horse", &Hashes::default()).unwrap()).unwrap();
         assert_eq!(dummy.hash.unwrap().len(), real.hash.unwrap().len());
         assert_eq!(dummy.salt.unwrap().len(), real.salt.unwrap().len());
     }
@@ -169,7 +186,9 @@ mod tests {
     fn a_hash_of_another_kind_is_renewed() {
         let weak = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::new(8192, 1, 1, None).unwrap());
         let kept: PasswordHash = weak.hash_password(b"correct horse").unwrap();
-        let Checked::Right { renewed: Some(renewed) } = check("correct horse", Some(&kept.to_string())).unwrap() else {
+        let Checked::Right { renewed: Some(renewed) } =
+            check("correct horse", Some(&kept.to_string()), &Hashes::default()).unwrap()
+        else {
             panic!("not renewed");
         };
         assert!(is_of_today(&PasswordHash::new(&renewed).unwrap()).unwrap());

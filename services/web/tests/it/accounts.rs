@@ -125,6 +125,34 @@ async fn a_sign_in_that_fails_is_answered_the_same_whatever_is_wrong() {
     web.stop().await;
 }
 
+/// What becomes of a request, and how many passwords were hashed for it.
+async fn hashed(web: &Web, answer: impl Future<Output = Response>) -> (StatusCode, u64) {
+    let before = web.app().passwords_hashed();
+    let status = answer.await.status();
+    (status, web.app().passwords_hashed() - before)
+}
+
+#[tokio::test]
+async fn whether_there_is_an_account_makes_no_difference_to_how_much_is_hashed() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let (free, mut taken) = (ada(), ada());
+    taken["email"] = json!("alice@shop.example");
+    for body in [&free, &taken] {
+        assert_eq!(hashed(&web, register(&web, body)).await, (StatusCode::ACCEPTED, 1), "{body}");
+    }
+    // The right password, a wrong one, no password, no account.
+    for (email, password, status) in [
+        ("ada@shop.example", PASSWORD, StatusCode::OK),
+        ("ada@shop.example", "another password", StatusCode::UNAUTHORIZED),
+        ("alice@shop.example", PASSWORD, StatusCode::UNAUTHORIZED),
+        ("nobody@shop.example", PASSWORD, StatusCode::UNAUTHORIZED),
+    ] {
+        assert_eq!(hashed(&web, web.login(email, password)).await, (status, 1), "{email}, {password}");
+    }
+    web.stop().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_an_account_is_refused_and_leaves_nothing() {
     let database = database().await;
@@ -219,13 +247,20 @@ async fn an_operator_changes_a_role_which_ends_the_users_sessions_and_nobody_els
     sqlx::query("UPDATE users SET role = 'operator' WHERE id = $1").bind(ada.user).execute(&web.pool).await.unwrap();
     let operator = web.signed_in("ada@shop.example", PASSWORD).await;
     problem(put(&operator.sid, &path, "king").await, 422, "validation").await;
-    problem(put(&operator.sid, &format!("/v1/users/{}/role", uuid::Uuid::now_v7()), "staff").await, 404, "not-found")
-        .await;
+    let nobody = uuid::Uuid::now_v7();
+    problem(put(&operator.sid, &format!("/v1/users/{nobody}/role"), "staff").await, 404, "not-found").await;
     assert_eq!(web.status_of(&eve.sid).await, 200);
     assert_eq!(put(&operator.sid, &path, "staff").await.status(), StatusCode::NO_CONTENT);
     assert_eq!((web.status_of(&eve.sid).await, web.status_of(&operator.sid).await), (401, 200));
     let again: Value = web.login("eve@shop.example", PASSWORD).await.json().await.unwrap();
     assert_eq!(again["role"], "staff");
+    // Of the change a number is left, longer than any token lives, and of nobody none.
+    let seconds = async |user| {
+        let key = web.redis.key(&["account-generation", &format!("{user}")]);
+        web.redis.query::<i64>("look", redis::cmd("TTL").arg(key)).await.unwrap()
+    };
+    assert!(seconds(eve.user).await > 366 * 86_400);
+    assert_eq!(seconds(nobody).await, -2);
     web.stop().await;
 }
 
