@@ -7,8 +7,7 @@ use cache::{Redis, RedisError};
 use redis::Script;
 use uuid::Uuid;
 
-/// Longer than a session can last. A number that is gone then is gone with every session that was older.
-pub(crate) const KEPT: Duration = Duration::from_secs(24 * 3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// Of what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,18 @@ pub(crate) enum Of {
     Sessions,
     /// What Redis keeps of the account beside the user's tokens.
     Account,
+}
+
+impl Of {
+    /// How long a number is kept after it was read or raised: longer than anything lasts that is handed out with it. One that is gone
+    /// begins anew, and nothing is left that could be taken for newer.
+    pub(crate) const fn kept(self) -> Duration {
+        match self {
+            Self::Sessions => DAY,
+            // A token lives for 366 days at most.
+            Self::Account => Duration::from_secs(400 * DAY.as_secs()),
+        }
+    }
 }
 
 /// The numbers. Clones share the way to them.
@@ -43,41 +54,31 @@ impl Generations {
         format!("{}{user}", self.family(of))
     }
 
-    /// The number now.
+    /// The number now. Whoever hands something out with it has it outlive that.
     pub(crate) async fn current(&self, of: Of, user: Uuid) -> Result<i64, RedisError> {
-        let key = self.key(of, user);
-        let command = match of {
-            // Read by whoever begins or uses a session, so that it outlives every one.
-            Of::Sessions => redis::cmd("GETEX").arg(key).arg("EX").arg(KEPT.as_secs()).to_owned(),
-            // Tokens live long, so this stays: one small number for each user whose account was ever changed.
-            Of::Account => redis::cmd("GET").arg(key).to_owned(),
-        };
+        let command = redis::cmd("GETEX").arg(self.key(of, user)).arg("EX").arg(of.kept().as_secs()).to_owned();
         let number: Option<i64> = self.redis.query("read a generation", &command).await?;
         Ok(number.unwrap_or(0))
     }
 
     /// Has nothing count any more that was handed out until now; the new number.
     pub(crate) async fn end(&self, of: Of, user: Uuid) -> Result<i64, RedisError> {
-        let action = "end a generation";
-        match of {
-            Of::Sessions => {
-                let script = Script::new(
-                    "local number = redis.call('INCR', KEYS[1]) redis.call('EXPIRE', KEYS[1], ARGV[1]) return number",
-                );
-                self.redis.invoke(action, script.key(self.key(of, user)).arg(KEPT.as_secs())).await
-            }
-            Of::Account => self.redis.query(action, redis::cmd("INCR").arg(self.key(of, user))).await,
-        }
+        let script = Script::new(
+            "local number = redis.call('INCR', KEYS[1]) redis.call('EXPIRE', KEYS[1], ARGV[1]) return number",
+        );
+        self.redis.invoke("end a generation", script.key(self.key(of, user)).arg(of.kept().as_secs())).await
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::KEPT;
+    use super::{DAY, Of};
     use crate::Limits;
+    use crate::routes::tokens::MOST_DAYS;
 
     #[test]
-    fn a_number_outlives_every_session_that_was_begun_with_it() {
-        assert!(Limits::default().session_absolute < KEPT);
+    fn a_number_outlives_everything_that_was_handed_out_with_it() {
+        assert!(Limits::default().session_absolute < Of::Sessions.kept());
+        assert!(u32::from(MOST_DAYS) * DAY < Of::Account.kept());
     }
 }

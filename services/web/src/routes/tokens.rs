@@ -21,7 +21,7 @@ use crate::tokens::Fresh;
 const MOST: usize = 50;
 /// How many days a token is good, where nothing is said, and at most.
 const DAYS: u16 = 90;
-const MOST_DAYS: u16 = 366;
+pub(crate) const MOST_DAYS: u16 = 366;
 
 /// What token to make.
 #[derive(Debug, Deserialize, ToSchema)]
