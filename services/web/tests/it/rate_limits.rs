@@ -1,9 +1,11 @@
 //! How much one may ask for, of however many processes, and what the answers say of it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use cache::{Redis, RedisSettings, Role};
 use reqwest::{Response, StatusCode};
+use serde_json::Value;
 use web::{LimitSettings, RateLimits, TrustedProxies};
 
 use crate::harness::{ALICE, BOB, Behind, Web, closed_port, database, november, problem, redis};
@@ -51,6 +53,69 @@ async fn every_answer_says_how_its_caller_stands_and_work_costs_more_than_a_look
 
     // There is still room for a look.
     assert_eq!(ask(&web, Some(ALICE), None).await.status(), StatusCode::OK);
+    web.stop().await;
+}
+
+/// What makes work for others: a job, a mail, a hash on purpose slow, or copies that every process reads anew. Whoever adds a route
+/// says here which it is.
+const WORK: [&str; 9] = [
+    "POST /v1/login",
+    "POST /v1/orders",
+    "POST /v1/password",
+    "POST /v1/register",
+    "POST /v1/reports",
+    "POST /v1/schedules",
+    "POST /v1/tokens",
+    "PUT /v1/products/{id}",
+    "PUT /v1/users/{id}",
+];
+const LOOKS: [&str; 24] = [
+    "DELETE /v1/jobs/{id}",
+    "DELETE /v1/orders/{id}",
+    "DELETE /v1/schedules/{id}",
+    "DELETE /v1/tokens/{id}",
+    "GET /",
+    "GET /openapi.json",
+    "GET /v1/jobs/{id}",
+    "GET /v1/jobs/{id}/events",
+    "GET /v1/orders",
+    "GET /v1/orders/{id}",
+    "GET /v1/products",
+    "GET /v1/products/top",
+    "GET /v1/products/{id}",
+    "GET /v1/products/{id}/stock",
+    "GET /v1/reports/{id}/pdf",
+    "GET /v1/schedules",
+    "GET /v1/schedules/{id}",
+    "GET /v1/tokens",
+    "GET /v1/users/{id}",
+    "POST /v1/logout",
+    "POST /v1/logout/everywhere",
+    "PUT /v1/orders/{id}/shipment",
+    "PUT /v1/products/{id}/stock",
+    "PUT /v1/users/{id}/role",
+];
+
+#[tokio::test]
+async fn what_makes_work_costs_ten_and_everything_else_one() {
+    let database = database().await;
+    let behind = Behind { requests_per_minute: 1000, trusted_proxies: "127.0.0.0/8", ..Behind::database(&database) };
+    let web = Web::start(behind).await;
+    let described: Value = web.get("/openapi.json").await.json().await.unwrap();
+    let mut costs = BTreeMap::new();
+    for (path, item) in described["paths"].as_object().unwrap() {
+        for method in item.as_object().unwrap().keys().map(|method| method.to_uppercase()) {
+            // Each from an address of its own, of which nobody has asked for anything yet.
+            let client = format!("198.51.100.{}", costs.len());
+            let url = web.url(&path.replace("{id}", &uuid::Uuid::nil().to_string()));
+            let request = web.client.request(method.parse().unwrap(), url).header("x-forwarded-for", client);
+            let answer = request.send().await.unwrap();
+            let left = field(&answer, "ratelimit").split(';').nth(1).unwrap().strip_prefix("r=").unwrap();
+            costs.insert(format!("{method} {path}"), 1000 - left.parse::<u32>().unwrap());
+        }
+    }
+    let expected = WORK.iter().map(|route| (*route, 10)).chain(LOOKS.iter().map(|route| (*route, 1)));
+    assert_eq!(costs, expected.map(|(route, cost)| (route.to_owned(), cost)).collect());
     web.stop().await;
 }
 
