@@ -74,8 +74,8 @@ impl Journey {
                 break;
             }
         }
-        let value = self.load(load).await?;
-        Ok(Answer { value, source: Source::Bypassed })
+        let (loaded, _) = self.load(load).await;
+        Ok(Answer { value: loaded?, source: Source::Bypassed })
     }
 
     /// Loads under the lease. Whether it can be stored makes no difference to the answer.
@@ -86,10 +86,9 @@ impl Journey {
         L: FnOnce() -> F,
         F: Future<Output = Result<Option<T>, E>>,
     {
-        let begun = Instant::now();
-        let outcome = self.load(load).await;
+        let (outcome, cost) = self.load(load).await;
         let filled = match &outcome {
-            Ok(value) if value.len() <= LARGEST_VALUE => self.fill(token, value, begun.elapsed()).await,
+            Ok(value) if value.len() <= LARGEST_VALUE => self.fill(token, value, cost).await,
             Ok(_) => {
                 tracing::warn!(cache.family = self.family.name, "a value is too large to be cached");
                 self.release(token).await;
@@ -121,8 +120,8 @@ impl Journey {
         self.shared.entries.release(&self.key, token).await.ok();
     }
 
-    /// Loads: when there is room, and no longer than it may take.
-    async fn load<T, E, L, F>(&self, load: L) -> Result<Bytes, FetchError>
+    /// Loads: when there is room, and no longer than it may take. With how long it took, without the wait for room.
+    async fn load<T, E, L, F>(&self, load: L) -> (Result<Bytes, FetchError>, Duration)
     where
         T: Serialize,
         E: Into<Box<dyn Error + Send + Sync>>,
@@ -131,7 +130,7 @@ impl Journey {
     {
         let deadline = self.family.times.load;
         let Ok(Ok(_room)) = timeout(ROOM_DEADLINE, self.shared.loads.acquire()).await else {
-            return Err(FetchError::Busy);
+            return (Err(FetchError::Busy), Duration::ZERO);
         };
         let begun = Instant::now();
         let loading = AssertUnwindSafe(async move { load().await }).catch_unwind();
@@ -141,7 +140,8 @@ impl Journey {
             Ok(Ok(Err(error))) => Err(FetchError::Load(Arc::from(error.into()))),
             Ok(Ok(Ok(value))) => value::encode(value.as_ref()).map(Bytes::from).map_err(|_| FetchError::Value),
         };
-        metrics::histogram!("cache_load_seconds", "family" => self.family.name).record(begun.elapsed());
+        let cost = begun.elapsed();
+        metrics::histogram!("cache_load_seconds", "family" => self.family.name).record(cost);
         if let Err(error) = &outcome {
             tracing::warn!(
                 cache.family = self.family.name,
@@ -149,6 +149,6 @@ impl Journey {
                 "a value could not be loaded"
             );
         }
-        outcome
+        (outcome, cost)
     }
 }

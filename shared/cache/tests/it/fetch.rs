@@ -4,12 +4,13 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Redis, Role, Source, Times};
 use redis::FromRedisValue;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use crate::{away, own_keys, until};
@@ -111,6 +112,38 @@ impl Numbers {
 
 fn from<T>(source: Source, value: T) -> Fetched<T> {
     Fetched { value: Some(value), source }
+}
+
+#[tokio::test]
+async fn what_a_load_costs_is_the_load_and_not_its_wait_for_room() {
+    let numbers = Numbers::with(own_keys(Role::Cache), 1);
+    let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let other = tokio::spawn({
+        let (cache, begun, go_on) = (numbers.cache.clone(), Arc::clone(&begun), Arc::clone(&go_on));
+        async move {
+            let load = move || async move {
+                begun.notify_one();
+                go_on.notified().await;
+                Ok::<_, Infallible>(Some(0))
+            };
+            cache.fetch(&NUMBERS, "in the way", load).await.unwrap()
+        }
+    });
+    begun.notified().await;
+    let waiting = tokio::spawn({
+        let numbers = numbers.clone();
+        async move { numbers.fetch().await }
+    });
+    until("it waits for room", async || numbers.ask("EXISTS", "lease", &[]).await).await;
+    sleep(SECOND / 5).await;
+    let room = Instant::now();
+    go_on.notify_one();
+    assert_eq!(waiting.await.unwrap(), from(Source::Loaded, 1));
+    let longest = room.elapsed().as_millis() as u64;
+    other.await.unwrap();
+    let stored: String = numbers.ask("GET", "value", &[]).await;
+    let cost: u64 = stored.split(' ').nth(1).unwrap().parse().unwrap();
+    assert!(cost <= longest, "{cost} ms, of which at most {longest} with room");
 }
 
 #[tokio::test]
