@@ -65,7 +65,8 @@ struct Group(Child);
 
 impl Group {
     /// Each of the wrappers becomes the next program, so that there is one process in all: it dies with the thread that has
-    /// started it, is the first to go when memory is short, and yields to everybody else.
+    /// started it (which must be one that lives as long as the worker: no blocking thread), is the first to go when memory is
+    /// short, and yields to everybody else.
     fn start(call: &Call<'_>) -> io::Result<Self> {
         let Bounds { memory_bytes, cpu, file_bytes, .. } = call.bounds;
         let cpu = cpu.as_secs().max(1);

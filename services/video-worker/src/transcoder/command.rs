@@ -160,7 +160,7 @@ pub(super) fn poster(threads: u16, path: &Path, at: Duration, output: &str) -> V
 
 /// Where it was filmed, by whom and with what is nobody's business.
 fn strip(arguments: &mut Vec<OsString>) {
-    push(arguments, ["-map_metadata", "-1", "-map_metadata:s", "-1", "-map_chapters", "-1"]);
+    push(arguments, ["-map_metadata", "-1", "-map_chapters", "-1"]);
 }
 
 /// The most bytes that a rendition of this length takes: its rates, a tenth for the container, and what a short one begins with.
