@@ -17,6 +17,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Where the jobs of these tests go.
+/// Of every job in the outbox.
+pub(crate) const CAUSE: Uuid = Uuid::from_u128(6);
 pub(crate) const QUEUE: &str = "report.normal";
 
 /// What a dispatcher works on.
@@ -80,7 +82,7 @@ impl Fixture {
         let id = Uuid::new_v4();
         let report = template().due_on(Utc::now().date_naive()).unwrap();
         let (owner, trace) = (Some("alice".to_owned()), Some(TraceContext::root()));
-        let job = OutgoingJob { owner, trace, ..OutgoingJob::new(id, report) };
+        let job = OutgoingJob { owner, trace, correlation_id: Some(CAUSE), ..OutgoingJob::new(id, report) };
         self.put_message(id, serde_json::to_value(job.sealed().unwrap()).unwrap(), due_at).await;
         id
     }

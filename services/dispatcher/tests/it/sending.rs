@@ -14,7 +14,7 @@ use store::jobs::{JobState, find_job};
 use store::outbox::{NewEventRow, put_event_in, take_due};
 use uuid::Uuid;
 
-use crate::fixture::{Fixture, QUEUE};
+use crate::fixture::{CAUSE, Fixture, QUEUE};
 
 #[tokio::test]
 async fn a_row_that_is_due_is_sent_confirmed_told_of_and_marked() {
@@ -34,6 +34,8 @@ async fn a_row_that_is_due_is_sent_confirmed_told_of_and_marked() {
     let told = events.next().await;
     let event: Value = serde_json::from_slice(&told.data).unwrap();
     assert_eq!((event["job"]["id"].as_str(), event["job"]["owner"].as_str()), (Some(&*id.to_string()), Some("alice")));
+    assert_eq!(event["job"]["caused_by"], CAUSE.to_string());
+    assert_eq!(properties.correlation_id().as_ref().unwrap().as_str(), CAUSE.to_string());
     let told_twice_is_told_once = Uuid::new_v5(&id, b"job.queued").to_string();
     assert_eq!(told.properties.message_id().as_ref().unwrap().as_str(), told_twice_is_told_once);
     let parent = |delivery: &backing::Delivery| {
