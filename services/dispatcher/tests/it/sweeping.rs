@@ -221,7 +221,13 @@ async fn a_video_of_which_no_job_is_known_goes_after_a_week() {
     let [unowned, young, queued, waiting] = [(); 4].map(|()| Uuid::new_v4());
     let row = NewOutboxRow { message: json!({}), due_at: None };
     for id in [queued, waiting] {
-        let job = NewJob { id, kind: "video.transcode".to_owned(), owner: "alice".to_owned(), at: Utc::now() };
+        let job = NewJob {
+            id,
+            kind: "video.transcode".to_owned(),
+            owner: "alice".to_owned(),
+            at: Utc::now(),
+            caused_by: None,
+        };
         outbox::put(&fixture.pool, &job, &row).await.unwrap();
     }
     // One is known by its row alone, the other by what waits in the outbox alone.
