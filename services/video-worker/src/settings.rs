@@ -64,9 +64,9 @@ impl EncoderSettings {
     }
 }
 
-/// Above 16 threads an encoder gains next to nothing, and takes more memory for each.
+/// Above 4 threads an encoder of these sizes gains little, and takes more memory for each.
 fn share(cores: u16, concurrency: u16) -> u16 {
-    (cores / concurrency.max(1)).clamp(1, 16)
+    (cores / concurrency.max(1)).clamp(1, 4)
 }
 
 #[cfg(test)]
@@ -92,7 +92,7 @@ mod tests {
     #[test]
     fn the_cores_are_shared_out_unless_threads_are_given() {
         let shares = [(1, 1), (2, 1), (4, 2), (8, 3), (2, 4), (64, 1)].map(|(cores, at_once)| share(cores, at_once));
-        assert_eq!(shares, [1, 2, 2, 2, 1, 16]);
+        assert_eq!(shares, [1, 2, 2, 2, 1, 4]);
         assert_eq!(read("[encoder]\nthreads = 5").encoder.threads_each(2), 5);
     }
 }

@@ -14,11 +14,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{TimeDelta, Utc};
 use futures_util::TryStreamExt;
 use pipeline::events::ReadyRendition;
 use pipeline::jobs::VideoSource;
-use store::files::video_key;
+use store::files::{video_folder, video_key};
 use store::{Files, FilesError};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -36,6 +38,11 @@ pub use refusal::Refusal;
 pub const MASTER: &str = "master.m3u8";
 /// The name of the picture that stands for the video.
 pub const POSTER: &str = "poster.jpg";
+
+/// After so long without a write, a file that is not whole is nobody's.
+const LEFT: TimeDelta = TimeDelta::hours(1);
+/// A run leaves one at most.
+const LEFT_AT_ONCE: usize = 100;
 
 /// Makes renditions.
 #[derive(Clone, Debug)]
@@ -99,7 +106,16 @@ impl Transcoder {
         source: &VideoSource,
         waiting: Waiting<'_>,
     ) -> Result<Transcoded, TranscodeError> {
+        let limit = self.encoder.run_limit();
+        let making = timeout(limit, self.make(id, source, waiting)).await;
+        making.unwrap_or_else(|_| Err(TranscodeError::Unclear(format!("not made within {} s", limit.as_secs()))))
+    }
+
+    async fn make(&self, id: Uuid, source: &VideoSource, waiting: Waiting<'_>) -> Result<Transcoded, TranscodeError> {
         let path = self.find(source).await?;
+        // What a run that was killed while it stored a file has left of that; one that is alive writes to it.
+        let unfinished = self.files.delete_unfinished(&video_folder(id), Utc::now() - LEFT, LEFT_AT_ONCE).await;
+        unfinished.map_err(|error| stored("delete what was left", &error))?;
         let folder = self.scratch.folder().map_err(|error| machine("make a folder", &error))?;
         (waiting.tell)("reading the file", 0);
         let upload = self.encoder.inspect(&path, folder.path(), waiting.stop).await?;
@@ -202,8 +218,7 @@ impl Run<'_> {
             let threads = self.transcoder.encoder.threads();
             let arguments = command::package(threads, &self.path(&video)?, &playlist, &pieces);
             let phase = format!("preparing {} for streaming", rendition.name);
-            // The container's packets are of one size: of a quiet, still video they are mostly padding.
-            let most_bytes = bytes * 4 + 16 * 1024 * 1024;
+            let most_bytes = command::most_bytes_packed(bytes, Duration::from_millis(millis));
             self.work(arguments, &phase, weight, Duration::from_millis(millis), most_bytes).await?;
             self.store(&pieces).await?;
             self.store(&playlist).await?;
@@ -266,6 +281,11 @@ impl Run<'_> {
         let size = std::fs::metadata(&path).map_or(0, |meta| meta.len());
         if size == 0 {
             return Err(TranscodeError::Unclear(format!("{name} was not made, and nothing said why")));
+        }
+        let room = self.transcoder.files.room().await.map_err(|error| stored("ask for room", &error))?;
+        // Uploads stop before this: what was accepted can be made.
+        if room.left_after(size) < room.reserve() / 2 {
+            return Err(TranscodeError::Machine(format!("{name} has {size} bytes, and {} are free", room.free)));
         }
         let key = video_key(self.id, name);
         let put = self.transcoder.files.put_file(&key, &path);

@@ -13,6 +13,7 @@ mod idempotency_key;
 mod job_status;
 mod openapi;
 mod passwords;
+mod places;
 mod problem;
 mod rate_limits;
 mod recorder;
@@ -40,6 +41,7 @@ use tokio_util::sync::CancellationToken;
 use breaker::Breaker;
 use generations::Generations;
 use passwords::Passwords;
+use places::Places;
 use recorder::Recorder;
 use tokens::Tokens;
 
@@ -74,8 +76,7 @@ pub struct App {
     pub(crate) limits: Limits,
     /// A permit for each request that may wait long: an event stream or a long poll.
     pub(crate) waiting: Arc<Semaphore>,
-    /// A permit for each upload that is under way.
-    pub(crate) uploads: Arc<Semaphore>,
+    pub(crate) uploads: Places,
     pub(crate) drain: CancellationToken,
 }
 
@@ -97,6 +98,8 @@ pub struct Limits {
     pub upload: Duration,
     /// Uploads at once.
     pub uploads: usize,
+    /// Of one caller's.
+    pub uploads_each: usize,
     /// What an upload may have. A setting.
     pub video_bytes: u64,
     /// From the end of a request's headers to the start of its answer.
@@ -129,6 +132,7 @@ impl Default for Limits {
             body_read: Duration::from_secs(8),
             upload: Duration::from_secs(2 * 3600),
             uploads: 32,
+            uploads_each: 4,
             video_bytes: 2 << 30,
             answer: Duration::from_secs(10),
             longest_wait: Duration::from_secs(60),
@@ -182,7 +186,7 @@ impl App {
             pool,
             limits,
             waiting: Arc::new(Semaphore::new(limits.waiting)),
-            uploads: Arc::new(Semaphore::new(limits.uploads)),
+            uploads: Places::new(limits.uploads, limits.uploads_each),
             drain,
         };
         (app, recording)

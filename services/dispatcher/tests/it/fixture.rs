@@ -16,9 +16,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-/// Where the jobs of these tests go.
 /// Of every job in the outbox.
 pub(crate) const CAUSE: Uuid = Uuid::from_u128(6);
+/// Where the jobs of these tests go.
 pub(crate) const QUEUE: &str = "report.normal";
 
 /// What a dispatcher works on.

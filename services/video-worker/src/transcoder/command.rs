@@ -163,6 +163,12 @@ fn strip(arguments: &mut Vec<OsString>) {
     push(arguments, ["-map_metadata", "-1", "-map_chapters", "-1"]);
 }
 
+/// The most bytes that a finished file takes as pieces: a transport stream has packets of 188 bytes, of which each picture and each piece of
+/// sound, some 80 a second, leaves one half empty and has another for its header (ISO/IEC 13818-1).
+pub(super) fn most_bytes_packed(bytes: u64, length: Duration) -> u64 {
+    bytes + bytes / 4 + (length.as_secs() + 1) * 32 * 1024 + 1024 * 1024
+}
+
 /// The most bytes that a rendition of this length takes: its rates, a tenth for the container, and what a short one begins with.
 pub(super) fn most_bytes(kilobits: u32, length: Duration) -> u64 {
     let bits = f64::from(kilobits + SOUND_KILOBITS) * 1000.0 * length.as_secs_f64();

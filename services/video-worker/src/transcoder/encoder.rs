@@ -35,6 +35,8 @@ pub struct Limits {
     pub times_length: u32,
     /// What even the shortest video gets.
     pub start: Duration,
+    /// All processes of one run together: less than a run of the kind may take, so that a video that takes too long is told as such.
+    pub run: Duration,
     /// Without a report that says more than the one before.
     pub stall: Duration,
 }
@@ -46,6 +48,7 @@ impl Default for Limits {
             memory_bytes_a_thread: 256 * 1024 * 1024,
             times_length: 20,
             start: Duration::from_secs(5 * 60),
+            run: Duration::from_secs(225 * 60),
             stall: Duration::from_secs(60),
         }
     }
@@ -74,6 +77,11 @@ impl Encoder {
     #[must_use]
     pub fn new(programs: PathBuf, threads: u16, limits: Limits) -> Self {
         Self { ffmpeg: programs.join("ffmpeg"), ffprobe: programs.join("ffprobe"), threads, limits }
+    }
+
+    /// For one run.
+    pub(super) fn run_limit(&self) -> Duration {
+        self.limits.run
     }
 
     pub(super) fn threads(&self) -> u16 {

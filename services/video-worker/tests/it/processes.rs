@@ -5,6 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pipeline::topology::worker;
 use tokio::time::{Instant, sleep, timeout};
 use video_worker::transcoder::{Encoder, Limits, ProgramError, TranscodeError};
 
@@ -97,10 +98,14 @@ async fn what_makes_no_progress_or_does_not_end_is_ended() {
     // A report that says the same again is none.
     let (_, error) = failed("while true; do echo frame=1; sleep 0.05; done", limits).await;
     assert!(matches!(&error, TranscodeError::Unclear(reason) if reason.starts_with("no progress for")), "{error:?}");
-    let limits = Limits { start: Duration::from_millis(300), times_length: 0, ..Limits::default() };
     let endless = "n=0; while true; do n=$((n+1)); echo frame=$n; sleep 0.05; done";
+    let limits = Limits { start: Duration::from_millis(300), times_length: 0, ..Limits::default() };
     let (_, error) = failed(endless, limits).await;
     assert!(matches!(&error, TranscodeError::Unclear(reason) if reason.starts_with("still running")), "{error:?}");
+    // However much time the one process has: the run has no more, and its kind has more than that.
+    let (_, error) = failed(endless, Limits { run: Duration::from_secs(2), ..Limits::default() }).await;
+    assert!(matches!(&error, TranscodeError::Unclear(reason) if reason.starts_with("not made within")), "{error:?}");
+    assert!(Limits::default().run < worker("video").unwrap().timeout);
 }
 
 #[tokio::test]

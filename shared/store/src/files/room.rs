@@ -11,6 +11,23 @@ pub struct Room {
     pub total: u64,
 }
 
+/// A tenth of a volume, and so much at most, is kept for others: reports and renditions need room too.
+const MOST_RESERVED: u64 = 5 << 30;
+
+impl Room {
+    /// The bytes that are free once so many are written.
+    #[must_use]
+    pub fn left_after(&self, bytes: u64) -> u64 {
+        self.free.saturating_sub(bytes)
+    }
+
+    /// The bytes that uploads must leave.
+    #[must_use]
+    pub fn reserve(&self) -> u64 {
+        (self.total / 10).min(MOST_RESERVED)
+    }
+}
+
 impl Files {
     /// How much room there is right now.
     ///

@@ -122,8 +122,8 @@ pub(crate) async fn file(
     };
     let key = video_key(id, &name);
     let bytes = app.files.size(&key).await?.ok_or(Problem::NotFound("file"))?;
-    // A file is written once, and never changed.
-    let etag = format!("\"{}-{bytes}\"", id.simple());
+    // What is shown is not written again.
+    let etag = format!("\"{}-{name}-{bytes}\"", id.simple());
     if matches_etag(&headers, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, described(&etag)?).into_response());
     }

@@ -1,6 +1,5 @@
 //! Uploading a video: streamed into the store of files, never whole in memory, and then a job like any other.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Extension;
@@ -16,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::Files;
 use store::files::{upload_key, video_key};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -37,9 +35,6 @@ const UNTITLED: &str = "Untitled video";
 const LEAST: u64 = 64 * 1024;
 /// How often one looks whether there is still room: once in so many bytes.
 const LOOK_AFTER: u64 = 64 * 1024 * 1024;
-/// A tenth of the volume, and 5 GiB at most, is not for uploads: reports and renditions need room too.
-const RESERVED: u64 = 10;
-const MOST_RESERVED: u64 = 5 << 30;
 
 /// How a video is to be called.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -67,7 +62,6 @@ struct Asked<'a> {
 pub(crate) struct Incoming {
     bytes: u64,
     body: Body,
-    _place: OwnedSemaphorePermit,
 }
 
 impl FromRequest<App> for Incoming {
@@ -80,8 +74,7 @@ impl FromRequest<App> for Incoming {
         if bytes > app.limits.video_bytes {
             return Err(Problem::BodyTooLarge(app.limits.video_bytes));
         }
-        let place = Arc::clone(&app.uploads).try_acquire_owned().map_err(|_| Problem::TooManyUploads)?;
-        Ok(Self { bytes, body: request.into_body(), _place: place })
+        Ok(Self { bytes, body: request.into_body() })
     }
 }
 
@@ -139,6 +132,7 @@ pub(crate) async fn upload(
     let Query(query) = query.map_err(|rejection| Problem::QueryInvalid(rejection.body_text()))?;
     let title = VideoTitle::try_from(query.title.unwrap_or_else(|| UNTITLED.to_owned()))
         .map_err(|error| Problem::field("title", error.to_string()))?;
+    let _place = app.uploads.take(caller.user()).ok_or(Problem::TooManyUploads)?;
     let upload = Uuid::new_v4();
     let uploaded = upload_key(upload);
     let Stored { bytes, sha256 } = store(&app, &uploaded, incoming).await?;
@@ -234,8 +228,7 @@ impl Pace {
 /// Whether so much more can be stored, and enough is left for others.
 async fn check_room(files: &Files, bytes: u64) -> Result<(), Problem> {
     let room = files.room().await?;
-    let reserved = (room.total / RESERVED).min(MOST_RESERVED);
-    if room.free.saturating_sub(bytes) < reserved { Err(Problem::StorageFull) } else { Ok(()) }
+    if room.left_after(bytes) < room.reserve() { Err(Problem::StorageFull) } else { Ok(()) }
 }
 
 /// Any type that is not one of a form's: what the file is, its first bytes tell.
