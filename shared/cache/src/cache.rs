@@ -83,13 +83,14 @@ impl Cache {
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let arrived = self.shared.flights.moment();
         let key = self.shared.entries.key(family, key);
         if let Some(value) = self.read(&key).await {
             self.shared.hits.count(family);
             return Ok(Fetched { value, source: Source::Hit });
         }
-        let journey = || Journey { shared: Arc::clone(&self.shared), family: *family, key: key.clone() }.travel(load);
+        let arrived = self.shared.flights.moment();
+        let journey =
+            |began| Journey { shared: Arc::clone(&self.shared), family: *family, key: key.clone(), began }.travel(load);
         let answer = self.shared.flights.join(&key, arrived, journey).await;
         let fetched = answer.unwrap_or_else(|Lost| Err(FetchError::Lost)).and_then(|answer| {
             let value = value::decode(&answer.value).ok_or(FetchError::Value)?;

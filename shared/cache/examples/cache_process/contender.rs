@@ -33,14 +33,10 @@ pub(crate) struct Contender {
 }
 
 impl Contender {
-    pub(crate) fn new(kind: Kind, redis: Redis, fresh_ms: u64, lease_ms: u64) -> Self {
-        let times = Times {
-            fresh: Duration::from_millis(fresh_ms),
-            grace: Duration::from_millis(200),
-            absent: Duration::from_secs(1),
-            lease: Duration::from_millis(lease_ms),
-            load: Duration::from_secs(30),
-        };
+    /// How long a value is fresh, how long it is kept after that, and how long a lease is good for, in ms.
+    pub(crate) fn new(kind: Kind, redis: Redis, times_ms: [u64; 3]) -> Self {
+        let [fresh, grace, lease] = times_ms.map(Duration::from_millis);
+        let times = Times { fresh, grace, absent: Duration::from_secs(1), lease, load: Duration::from_secs(30) };
         Self { kind, cache: Cache::new(redis.clone(), 4), redis, family: Family::new("item", 1, times) }
     }
 

@@ -28,8 +28,12 @@ impl Items {
         sqlx::query_scalar("SELECT nextval('loads')").fetch_one(&self.pool).await
     }
 
+    /// The same in so long a time, or as long as somebody holds the items' lock.
     pub(crate) async fn read_slowly(&self, item: i32, time: Duration) -> Result<Option<i64>, sqlx::Error> {
-        sqlx::query("SELECT pg_sleep($1)").bind(time.as_secs_f64()).execute(&self.pool).await?;
+        sqlx::query("SELECT pg_sleep($1), pg_advisory_xact_lock_shared(1)")
+            .bind(time.as_secs_f64())
+            .execute(&self.pool)
+            .await?;
         self.read(item).await
     }
 

@@ -1,5 +1,5 @@
 //! One process of several in a test: reads and writes through one kind of cache as it is told, and reports as lines of JSON.
-//! `ready`; then, after a line on its input, it begins.
+//! `ready`; then, after a line on its input, it begins; and after one more, when it has reported, it ends.
 
 #![expect(clippy::print_stdout, reason = "its output is its report")]
 
@@ -32,6 +32,7 @@ struct Orders {
     database: String,
     kind: Kind,
     fresh_ms: u64,
+    grace_ms: u64,
     lease_ms: u64,
     task: Task,
 }
@@ -47,6 +48,12 @@ fn report(line: &serde_json::Value) {
     std::io::stdout().flush().expect("whoever started it listens");
 }
 
+async fn word() -> anyhow::Result<()> {
+    let reading = tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()));
+    reading.await?.context("wait for the word")?;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let orders = std::env::args().nth(1).context("read the orders")?;
@@ -56,17 +63,19 @@ async fn main() -> anyhow::Result<()> {
     let watching = tokio::spawn(redis.clone().watch(stop.clone()));
     let floors = Floors::connect(&orders.floors).await?;
     let items = Items::connect(&orders.database).await?;
-    let contender = Contender::new(orders.kind, redis, orders.fresh_ms, orders.lease_ms);
+    let contender = Contender::new(orders.kind, redis, [orders.fresh_ms, orders.grace_ms, orders.lease_ms]);
+    if let Task::Herd(herd) = &orders.task {
+        herd.prepare(&contender).await?;
+    }
     report(&json!("ready"));
-    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
-        .await?
-        .context("wait for the word")?;
+    word().await?;
     let result = match orders.task {
         Task::Herd(herd) => herd.run(contender, items).await?,
         Task::Race(race) => race.run(contender, items, floors).await?,
     };
+    report(&result);
+    word().await?;
     stop.cancel();
     watching.await?;
-    report(&result);
     Ok(())
 }

@@ -13,6 +13,9 @@ use crate::contender::Contender;
 use crate::database::Items;
 use crate::floors::Floors;
 
+/// So long readers are among themselves in the end.
+const LAST_READS: Duration = Duration::from_secs(1);
+
 #[derive(Clone, Deserialize)]
 pub(crate) struct Race {
     seconds: u64,
@@ -90,8 +93,9 @@ impl Runner {
         Ok(())
     }
 
+    /// Until there is a while left in which what was written last is read once more.
     async fn write(self) -> anyhow::Result<()> {
-        while !self.is_over() {
+        while !self.is_over() && Instant::now() + LAST_READS < self.end {
             let item = rand::random_range(0..self.race.items);
             let version = self.items.write(item).await?;
             // Between the commit and the invalidation.

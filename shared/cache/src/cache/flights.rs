@@ -9,13 +9,13 @@ use tokio::sync::watch;
 /// What is in flight, by name. Nothing else is kept.
 #[derive(Debug)]
 pub(crate) struct Flights<T> {
-    moments: AtomicU64,
+    moments: Arc<AtomicU64>,
     in_flight: Mutex<HashMap<String, Flight<T>>>,
 }
 
 #[derive(Clone, Debug)]
 struct Flight<T> {
-    began: Moment,
+    began: Began,
     landed: watch::Receiver<Option<T>>,
 }
 
@@ -23,20 +23,47 @@ struct Flight<T> {
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(crate) struct Moment(u64);
 
+/// When a flight began, and from what moment on what it brings was looked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Began {
+    moments: Arc<AtomicU64>,
+    at: Arc<AtomicU64>,
+}
+
+impl Began {
+    fn now(moments: &Arc<AtomicU64>) -> Self {
+        Self { moments: Arc::clone(moments), at: Arc::new(AtomicU64::new(next(moments).0)) }
+    }
+
+    /// The flight begins once more: it will bring only what it looks for from now on, so that whoever has arrived until now may
+    /// have that too.
+    pub(crate) fn anew(&self) {
+        self.at.store(next(&self.moments).0, Ordering::SeqCst);
+    }
+
+    fn is_after(&self, arrived: Moment) -> bool {
+        Moment(self.at.load(Ordering::SeqCst)) > arrived
+    }
+}
+
+fn next(moments: &AtomicU64) -> Moment {
+    Moment(moments.fetch_add(1, Ordering::SeqCst))
+}
+
 /// A flight did not come to its end: its task panicked, or the process ends.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Lost;
 
 impl<T> Default for Flights<T> {
     fn default() -> Self {
-        Self { moments: AtomicU64::new(0), in_flight: Mutex::default() }
+        Self { moments: Arc::default(), in_flight: Mutex::default() }
     }
 }
 
 impl<T: Clone + Send + Sync + 'static> Flights<T> {
     /// Now.
     pub(crate) fn moment(&self) -> Moment {
-        Moment(self.moments.fetch_add(1, Ordering::SeqCst))
+        next(&self.moments)
     }
 
     /// The result of a flight that began after `arrived`: one that somebody else has begun, else one's own. What began before
@@ -45,23 +72,23 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
         self: &Arc<Self>,
         name: &str,
         arrived: Moment,
-        begin: impl FnOnce() -> F,
+        begin: impl FnOnce(Began) -> F,
     ) -> Result<T, Lost>
     where
         F: Future<Output = T> + Send + 'static,
     {
         let mut begin = Some(begin);
         loop {
-            let (mut landed, is_ours) = match self.find(name) {
-                Place::Taken(flight) => (flight.landed, flight.began > arrived),
-                Place::Free(place) => {
-                    let landed = place.land.subscribe();
-                    tokio::spawn(place.fly(begin.take().ok_or(Lost)?()));
-                    (landed, true)
+            let Flight { began, mut landed } = match self.find(name) {
+                Place::Taken(flight) => flight,
+                Place::Free(place, flight) => {
+                    tokio::spawn(place.fly(begin.take().ok_or(Lost)?(flight.began.clone())));
+                    flight
                 }
             };
             let result = landed.wait_for(Option::is_some).await.map(|result| result.clone());
-            if is_ours {
+            // Only now: it may have begun anew.
+            if began.is_after(arrived) {
                 return result.ok().flatten().ok_or(Lost);
             }
         }
@@ -74,8 +101,9 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
             return Place::Taken(flight.clone());
         }
         let land = watch::Sender::new(None);
-        in_flight.insert(name.to_owned(), Flight { began: self.moment(), landed: land.subscribe() });
-        Place::Free(Own { flights: Arc::clone(self), name: name.to_owned(), land })
+        let flight = Flight { began: Began::now(&self.moments), landed: land.subscribe() };
+        in_flight.insert(name.to_owned(), flight.clone());
+        Place::Free(Own { flights: Arc::clone(self), name: name.to_owned(), land }, flight)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Flight<T>>> {
@@ -85,7 +113,7 @@ impl<T: Clone + Send + Sync + 'static> Flights<T> {
 
 enum Place<T: Clone + Send + Sync + 'static> {
     Taken(Flight<T>),
-    Free(Own<T>),
+    Free(Own<T>, Flight<T>),
 }
 
 /// A place among those in flight, until this is dropped.

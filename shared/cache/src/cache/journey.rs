@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::answer::{FetchError, Source};
 use super::entries::{Look, Task, Token};
 use super::family::Family;
+use super::flights::Began;
 use super::{Shared, chance, value};
 
 /// So long a load waits for room among the others.
@@ -33,6 +34,7 @@ pub(crate) struct Journey {
     pub(crate) shared: Arc<Shared>,
     pub(crate) family: Family,
     pub(crate) key: String,
+    pub(crate) began: Began,
 }
 
 impl Journey {
@@ -49,6 +51,7 @@ impl Journey {
         let mut unreadable = None;
         loop {
             let token = Token::draw();
+            self.began.anew();
             let Ok(Look { task, now, stored }) =
                 self.shared.entries.look(&self.key, token, &times, early, unreadable).await
             else {
@@ -57,8 +60,10 @@ impl Journey {
             self.shared.clock.hear(now);
             let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(stored.value()).is_some());
             match (task, stored) {
-                (Task::Load, _) => return self.load_and_fill(token, load).await,
-                (Task::Refresh, Some(_)) if !readable => return self.load_and_fill(token, load).await,
+                (Task::Load, _) => return self.load_and_fill(token, self.beginning_with(load)).await,
+                (Task::Refresh, Some(_)) if !readable => {
+                    return self.load_and_fill(token, self.beginning_with(load)).await;
+                }
                 (Task::Take, Some(stored)) if !readable => unreadable = Some(stored.expiry),
                 (Task::Take | Task::Refresh, Some(stored)) => {
                     let source = if now < stored.expiry { Source::Hit } else { Source::Stale };
@@ -74,8 +79,17 @@ impl Journey {
                 break;
             }
         }
-        let (loaded, _) = self.load(load).await;
+        let (loaded, _) = self.load(self.beginning_with(load)).await;
         Ok(Answer { value: loaded?, source: Source::Bypassed })
+    }
+
+    /// A load that is what this brings, so that this begins with it, for whoever waits.
+    fn beginning_with<F>(&self, load: impl FnOnce() -> F + Send + 'static) -> impl FnOnce() -> F + Send + 'static {
+        let began = self.began.clone();
+        move || {
+            began.anew();
+            load()
+        }
     }
 
     /// Loads under the lease. Whether it can be stored makes no difference to the answer.

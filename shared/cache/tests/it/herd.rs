@@ -1,54 +1,121 @@
-//! 10,000 requests in four processes, at the moment when a value is missing.
+//! 10,000 requests in four processes, at the moment when a value is missing or past its time.
 
 #![expect(clippy::print_stdout, reason = "figures to look at, of which no test asserts one that is a time")]
 
 use backing::OwnRedis;
+use cache::{Cache, Redis, RedisSettings, Role};
 use futures_util::future::{join_all, select_all};
 use serde_json::json;
+use sqlx::Connection;
 
-use crate::nowhere;
 use crate::processes::{ALONE, Ground, Process, Times};
+use crate::{PATIENCE, nowhere, until};
 
 const PROCESSES: usize = 4;
 const REQUESTS: usize = 2_500;
 /// Longer than any load takes, also on a loaded machine.
 const LEASE_MS: u64 = 30_000;
+/// What all ask for.
+const ITEM: &str = "item:1:0";
 
-async fn start(ground: &Ground, redis: &str, lease_ms: u64) -> Vec<Process> {
-    let times = Times { fresh_ms: 60_000, leases_ms: &[lease_ms; PROCESSES] };
-    ground.start(redis, "Leased", &times, json!({ "Herd": { "requests": REQUESTS } })).await
+/// A herd of which each is to be given `version`.
+#[derive(Clone, Copy)]
+struct Herd {
+    lease_ms: u64,
+    version: i64,
+    /// Whether its processes have had the value before.
+    warm: bool,
+}
+
+const COLD: Herd = Herd { lease_ms: LEASE_MS, version: 1, warm: false };
+
+async fn start(ground: &Ground, redis: &str, herd: Herd) -> Vec<Process> {
+    let times = Times { fresh_ms: 60_000, grace_ms: 60_000, leases_ms: &[herd.lease_ms; PROCESSES] };
+    let task = json!({ "Herd": { "requests": REQUESTS, "version": herd.version, "warm": herd.warm } });
+    ground.start(redis, "Leased", &times, task).await
 }
 
 async fn begin(processes: &mut [Process]) {
     join_all(processes.iter_mut().map(Process::begin)).await;
 }
 
-/// Waits for the answers; each request must have one.
-async fn finish(what: &str, ground: &Ground, processes: Vec<Process>) -> i64 {
-    let (mut slowest, count) = (0, processes.len());
-    for result in join_all(processes.into_iter().map(Process::result)).await {
+/// Waits for the answers; each request must have the one it is to have.
+async fn answers(what: &str, processes: &mut [Process]) {
+    let (mut slowest, mut load) = (0, 0);
+    let requests = processes.len() * REQUESTS;
+    for result in join_all(processes.iter_mut().map(Process::result)).await {
         assert_eq!(result["answered"], REQUESTS);
         slowest = slowest.max(result["slowest_ms"].as_u64().unwrap());
+        load = load.max(result["load_ms"].as_u64().unwrap());
     }
-    let loads = ground.loads().await;
-    println!("{what}: {} requests, {loads} loads of 200 ms, the slowest answer after {slowest} ms", count * REQUESTS);
-    loads
+    let beside = slowest.saturating_sub(load);
+    println!("{what}: {requests} requests, the slowest waited {slowest} ms: a load of {load} ms and {beside} ms");
+}
+
+/// The same to the end; how many loads there were.
+async fn finish(what: &str, ground: &Ground, mut processes: Vec<Process>) -> i64 {
+    answers(what, &mut processes).await;
+    join_all(processes.into_iter().map(Process::end)).await;
+    ground.loads().await
+}
+
+/// Puts the first version of the item there, fresh until a moment (ms).
+async fn put(ground: &Ground, expiry: u64) {
+    let redis = cache(ground);
+    let put = redis::cmd("SET").arg(redis.key(&["value", ITEM])).arg(format!("{expiry} 200 \x111")).to_owned();
+    redis.query::<()>("put a value there", &put).await.unwrap();
+}
+
+fn cache(ground: &Ground) -> Redis {
+    let settings = RedisSettings { url: backing::redis_url("cache").into(), prefix: ground.prefix.clone() };
+    Redis::new(&settings, Role::Cache).unwrap().with_deadline(PATIENCE)
 }
 
 #[tokio::test]
 async fn a_missing_value_is_loaded_once_for_ten_thousand_requests_of_four_processes() {
     let _alone = ALONE.lock().await;
     let ground = Ground::prepare(1).await;
-    let mut processes = start(&ground, &backing::redis_url("cache"), LEASE_MS).await;
+    let mut processes = start(&ground, &backing::redis_url("cache"), COLD).await;
     begin(&mut processes).await;
     assert_eq!(finish("cold", &ground, processes).await, 1);
+}
+
+#[tokio::test]
+async fn a_value_that_was_just_invalidated_is_loaded_once_for_ten_thousand_requests_of_four_processes() {
+    let _alone = ALONE.lock().await;
+    let ground = Ground::prepare(1).await;
+    put(&ground, u64::MAX / 2).await;
+    let herd = Herd { version: 2, warm: true, ..COLD };
+    let mut processes = start(&ground, &backing::redis_url("cache"), herd).await;
+    ground.write(0).await;
+    Cache::new(cache(&ground), 1).invalidate_entry(ITEM).await.unwrap();
+    begin(&mut processes).await;
+    assert_eq!(finish("just invalidated", &ground, processes).await, 1);
+}
+
+#[tokio::test]
+async fn past_its_time_a_value_is_given_to_ten_thousand_requests_of_four_processes_while_one_loads() {
+    let _alone = ALONE.lock().await;
+    let ground = Ground::prepare(1).await;
+    put(&ground, 1).await;
+    ground.write(0).await;
+    // No load ends before all are served.
+    let mut holding = ground.connect().await;
+    sqlx::query("SELECT pg_advisory_lock(1)").execute(&mut holding).await.unwrap();
+    let mut processes = start(&ground, &backing::redis_url("cache"), COLD).await;
+    begin(&mut processes).await;
+    answers("past its time", &mut processes).await;
+    until("one loads", async || ground.loads().await > 0).await;
+    join_all(processes.into_iter().map(Process::end)).await;
+    assert_eq!(ground.loads().await, 1);
+    holding.close().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_value_is_loaded_twice_when_the_process_that_loads_it_is_killed() {
     let _alone = ALONE.lock().await;
     let ground = Ground::prepare(1).await;
-    let mut processes = start(&ground, &backing::redis_url("cache"), 4_000).await;
+    let mut processes = start(&ground, &backing::redis_url("cache"), Herd { lease_ms: 4_000, ..COLD }).await;
     begin(&mut processes).await;
     let (line, holder) = {
         let (line, holder, _) = select_all(processes.iter_mut().map(|process| Box::pin(process.line()))).await;
@@ -68,7 +135,7 @@ fn assert_bounded(loads: i64) {
 async fn without_a_redis_each_process_loads_twice_at_most() {
     let _alone = ALONE.lock().await;
     let ground = Ground::prepare(1).await;
-    let mut processes = start(&ground, &nowhere().await, LEASE_MS).await;
+    let mut processes = start(&ground, &nowhere().await, COLD).await;
     begin(&mut processes).await;
     assert_bounded(finish("refused", &ground, processes).await);
 }
@@ -78,7 +145,7 @@ async fn with_a_frozen_redis_each_process_loads_twice_at_most() {
     let _alone = ALONE.lock().await;
     let ground = Ground::prepare(1).await;
     let redis = OwnRedis::start();
-    let mut processes = start(&ground, &redis.url(), LEASE_MS).await;
+    let mut processes = start(&ground, &redis.url(), COLD).await;
     redis.freeze();
     begin(&mut processes).await;
     assert_bounded(finish("frozen", &ground, processes).await);

@@ -21,6 +21,8 @@ pub(crate) struct Ground {
 /// How long things last in the processes, in ms.
 pub(crate) struct Times<'a> {
     pub(crate) fresh_ms: u64,
+    /// How long they are kept after that.
+    pub(crate) grace_ms: u64,
     /// One for each process.
     pub(crate) leases_ms: &'a [u64],
 }
@@ -46,7 +48,7 @@ impl Ground {
         ground
     }
 
-    async fn connect(&self) -> PgConnection {
+    pub(crate) async fn connect(&self) -> PgConnection {
         PgConnection::connect(&self.database.url()).await.unwrap()
     }
 
@@ -55,6 +57,12 @@ impl Ground {
         let mut connection = self.connect().await;
         let loads = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END FROM loads";
         sqlx::query_scalar(loads).fetch_one(&mut connection).await.unwrap()
+    }
+
+    /// The next version of an item.
+    pub(crate) async fn write(&self, item: i32) {
+        let write = sqlx::query("UPDATE items SET version = version + 1 WHERE id = $1").bind(item);
+        write.execute(&mut self.connect().await).await.unwrap();
     }
 
     /// The version of each item.
@@ -70,7 +78,7 @@ impl Ground {
                 "redis": { "url": redis, "prefix": self.prefix },
                 "floors": { "url": backing::redis_url("durable"), "prefix": self.prefix },
                 "database": self.database.url(), "kind": kind, "task": task,
-                "fresh_ms": times.fresh_ms, "lease_ms": lease_ms,
+                "fresh_ms": times.fresh_ms, "grace_ms": times.grace_ms, "lease_ms": lease_ms,
             })
         };
         let mut processes =
@@ -97,18 +105,23 @@ impl Process {
         self.input.write_all(b"begin\n").await.unwrap();
     }
 
+    /// Has it end what it still does.
+    pub(crate) async fn end(mut self) {
+        self.input.write_all(b"end\n").await.unwrap();
+        assert!(self.child.wait().await.unwrap().success());
+    }
+
     /// What it reports next.
     pub(crate) async fn line(&mut self) -> Value {
         let line = self.output.next_line().await.unwrap().expect("the process has failed: its own words stand above");
         serde_json::from_str(&line).unwrap()
     }
 
-    /// What it reports in the end.
-    pub(crate) async fn result(mut self) -> Value {
+    /// What it reports when it has done what it was told.
+    pub(crate) async fn result(&mut self) -> Value {
         loop {
             let line = self.line().await;
             if line.is_object() {
-                assert!(self.child.wait().await.unwrap().success());
                 return line;
             }
         }

@@ -15,12 +15,13 @@ use crate::rewriting::Rewriting;
 use crate::without_token_check;
 
 const ITEMS: i32 = 6;
-/// Two less than nearly every load takes, two more. Values are fresh for less long than many loads take.
-const TIMES: Times<'static> = Times { fresh_ms: 30, leases_ms: &[5, 5, 50, 500] };
+/// Two less than nearly every load takes, two more. Values are fresh for less long than many loads take, and kept until the last look.
+const TIMES: Times<'static> = Times { fresh_ms: 30, grace_ms: 600_000, leases_ms: &[5, 5, 50, 500] };
 
-/// What all processes saw, and the items whose stored version is not that of the database.
+/// What all processes saw; and in the end the items that are stored, and those of them whose version is not that of the database.
 struct Outcome {
     seen: Value,
+    stored: Vec<i32>,
     stale: Vec<i32>,
 }
 
@@ -36,15 +37,16 @@ async fn race(kind: &str, redis: &str, seconds: u64, meanwhile: Option<impl Futu
     let task = json!({ "Race": { "seconds": seconds, "readers": 8, "writers": 2, "items": ITEMS, "ends_when_bad": meanwhile.is_none() } });
     let mut processes = ground.start(redis, kind, &TIMES, task).await;
     join_all(processes.iter_mut().map(Process::begin)).await;
-    let results = join_all(processes.into_iter().map(Process::result));
+    let results = join_all(processes.iter_mut().map(Process::result));
     let (results, _) = tokio::join!(results, OptionFuture::from(meanwhile));
+    join_all(processes.into_iter().map(Process::end)).await;
     let mut seen = json!({});
     for name in ["reads", "loads", "writes", "bad", "errors"] {
         seen[name] = json!(results.iter().map(|result| result[name].as_u64().unwrap()).sum::<u64>());
     }
-    let stale = stale(&ground, redis).await;
-    println!("{kind}: {seen}, stale in the end: {stale:?}");
-    Outcome { seen, stale }
+    let (stored, stale) = last_look(&ground, redis).await;
+    println!("{kind}: {seen}, stored in the end: {stored:?}, stale: {stale:?}");
+    Outcome { seen, stored, stale }
 }
 
 /// Whether a bad read is seen within a while; mostly within a second.
@@ -52,19 +54,20 @@ async fn is_found_out(kind: &str, redis: &str) -> bool {
     race(kind, redis, 20, None::<Ready<()>>).await.bad() > 0
 }
 
-async fn stale(ground: &Ground, redis: &str) -> Vec<i32> {
+async fn last_look(ground: &Ground, redis: &str) -> (Vec<i32>, Vec<i32>) {
     let redis = Redis::new(&RedisSettings { url: redis.into(), prefix: ground.prefix.clone() }, Role::Cache).unwrap();
-    let mut stale = Vec::new();
+    let (mut found, mut stale) = (Vec::new(), Vec::new());
     for (item, version) in ground.versions().await {
         let key = redis.key(&["value", &format!("item:1:{item}")]);
         let stored: Option<String> = redis.query("look", redis::cmd("GET").arg(&key)).await.unwrap();
+        let Some(stored) = stored else { continue };
+        found.push(item);
         // The recipes keep the bare version.
-        let stored = stored.map(|stored| stored.rsplit('\x11').next().unwrap_or_default().to_owned());
-        if stored.is_some_and(|stored| stored != version.to_string()) {
+        if stored.rsplit('\x11').next() != Some(version.to_string().as_str()) {
             stale.push(item);
         }
     }
-    stale
+    (found, stale)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -84,6 +87,7 @@ async fn no_read_that_began_after_an_invalidation_sees_what_was_before_it_also_w
     let count = |name: &str| outcome.seen[name].as_u64().unwrap();
     assert!(count("reads") > 300 && count("writes") > 50, "nothing was tried: {}", outcome.seen);
     assert_eq!((outcome.bad(), outcome.stale), (0, vec![]));
+    assert!(!outcome.stored.is_empty(), "the last look has found nothing to look at");
 }
 
 #[tokio::test(flavor = "multi_thread")]

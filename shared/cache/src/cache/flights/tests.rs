@@ -21,7 +21,7 @@ impl Counted {
     async fn ask(&self, name: &str) -> Result<u32, Lost> {
         let (begun, ended) = (self.begun.clone(), self.ended.clone());
         let arrived = self.flights.moment();
-        let load = move || async move {
+        let load = move |_| async move {
             let number = begun.fetch_add(1, Ordering::SeqCst) + 1;
             sleep(LOAD).await;
             ended.fetch_add(1, Ordering::SeqCst);
@@ -58,6 +58,28 @@ async fn a_flight_that_began_before_one_asked_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_flight_that_begins_anew_is_taken_by_all_who_came_until_then() {
+    let counted = Counted::default();
+    let ask = |delay| {
+        let counted = counted.clone();
+        async move {
+            sleep(delay).await;
+            let (arrived, begun) = (counted.flights.moment(), counted.begun.clone());
+            let look_and_load = move |began: super::Began| async move {
+                let number = begun.fetch_add(1, Ordering::SeqCst) + 1;
+                sleep(LOAD).await;
+                began.anew();
+                sleep(LOAD).await;
+                number
+            };
+            counted.flights.join("a", arrived, look_and_load).await
+        }
+    };
+    let (first, before, after) = tokio::join!(ask(Duration::ZERO), ask(LOAD / 2), ask(LOAD * 3 / 2));
+    assert_eq!((first, before, after), (Ok(1), Ok(1), Ok(2)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn names_do_not_wait_for_each_other() {
     let counted = Counted::default();
     let begun = tokio::time::Instant::now();
@@ -77,7 +99,7 @@ async fn who_gives_up_waiting_ends_no_flight() {
 async fn a_flight_that_is_lost_is_told_and_leaves_no_trace() {
     let counted = Counted::default();
     let arrived = counted.flights.moment();
-    let lost = counted.flights.join("a", arrived, || async { panic!("on purpose") }).await;
+    let lost = counted.flights.join("a", arrived, |_| async { panic!("on purpose") }).await;
     assert_eq!(lost, Err(Lost));
     assert_eq!(counted.ask("a").await, Ok(1));
 }
