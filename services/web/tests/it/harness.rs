@@ -89,7 +89,7 @@ impl Behind {
 /// Bounds that a loaded machine keeps, so that what does not happen is not for want of time.
 fn patient() -> Limits {
     let long = Duration::from_secs(20);
-    Limits { publish: long, record: long, answer: 2 * DEADLINE, ..Limits::default() }
+    Limits { publish: long, record: long, hashing: long, answer: 2 * DEADLINE, ..Limits::default() }
 }
 
 /// Of every account that a test makes.
