@@ -7,11 +7,15 @@ use std::time::Duration;
 use cache::{Cache, InvalidateError, Redis};
 use futures_util::{StreamExt, stream};
 use store::PgPool;
-use store::cache_invalidations::{self, CHANNEL};
+use store::cache_invalidations::{self, CHANNEL, Cached};
+use store::products::BEST_SELLERS;
 use tokio_util::sync::CancellationToken;
 
 use crate::due::{Due, Watch};
 
+/// What is counted over many rows and changes all the time: given on while one reader has it counted anew. Deleted once a second it
+/// would be missing whenever somebody asks.
+const AGING: [Cached; 1] = [BEST_SELLERS];
 /// Rows that are taken together. Most of a flood name the same few entries.
 const BATCH: u32 = 10_000;
 /// Entries that are ended side by side: so many that a batch ends, however slow each call is, within the minute after which the
@@ -109,7 +113,9 @@ impl Invalidator {
     }
 
     async fn end(&self, entry: &str) -> Result<(), InvalidateError> {
-        match self.cache.invalidate_entry(entry).await {
+        let ages = AGING.iter().any(|cached| entry.split(':').next() == Some(cached.family));
+        let ended = if ages { self.cache.age_entry(entry).await } else { self.cache.invalidate_entry(entry).await };
+        match ended {
             Err(InvalidateError::Name(name)) => {
                 // Nothing is cached under it.
                 tracing::error!(entry = name, "a change has named what is no cache entry");

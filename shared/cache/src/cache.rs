@@ -27,7 +27,7 @@ pub use self::family::{Family, Times};
 use self::flights::{Flights, Lost};
 use self::hits::Hits;
 use self::journey::{Answer, Journey};
-use crate::Redis;
+use crate::{Redis, RedisError};
 
 /// So many readers of a key at a time ask Redis each for themselves, which is quickest; more share one question.
 const READERS: u32 = 64;
@@ -115,11 +115,17 @@ impl Cache {
     /// # Errors
     /// It is no such name, or Redis did not say that it is done.
     pub async fn invalidate_entry(&self, entry: &str) -> Result<(), InvalidateError> {
-        let neighbours = family::neighbours(entry).ok_or_else(|| InvalidateError::Name(entry.to_owned()))?;
-        let deleted = self.shared.entries.delete(&neighbours).await;
-        let outcome = if deleted.is_ok() { "done" } else { "failed" };
-        metrics::counter!("cache_invalidations_total", "outcome" => outcome).increment(1);
-        Ok(deleted?)
+        counted(self.shared.entries.delete(&neighbours(entry)?).await)
+    }
+
+    /// Has what is stored under a name be loaded anew by its next reader and given to the others meanwhile, within its grace; refuses
+    /// what is being loaded. For what is dear to load and changes all the time: a reader may be given what was before the change, until
+    /// it is loaded.
+    ///
+    /// # Errors
+    /// As [`Cache::invalidate_entry`].
+    pub async fn age_entry(&self, entry: &str) -> Result<(), InvalidateError> {
+        counted(self.shared.entries.age(&neighbours(entry)?).await)
     }
 
     /// The shortest way to a value: one plain read, if it is stored, fresh and readable.
@@ -130,6 +136,16 @@ impl Cache {
         chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
         value::decode(stored.value())
     }
+}
+
+fn neighbours(entry: &str) -> Result<[String; 3], InvalidateError> {
+    family::neighbours(entry).ok_or_else(|| InvalidateError::Name(entry.to_owned()))
+}
+
+fn counted(ended: Result<(), RedisError>) -> Result<(), InvalidateError> {
+    let outcome = if ended.is_ok() { "done" } else { "failed" };
+    metrics::counter!("cache_invalidations_total", "outcome" => outcome).increment(1);
+    Ok(ended?)
 }
 
 fn count(family: &Family, outcome: &'static str) {

@@ -9,6 +9,7 @@ use dispatcher::invalidator::{Invalidator, Turn, notices};
 use futures_util::FutureExt;
 use metrics_exporter_prometheus::PrometheusBuilder;
 use store::cache_invalidations::{put_in, take};
+use store::products::BEST_SELLERS;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -93,6 +94,26 @@ async fn what_a_writer_that_died_has_named_is_read_anew_and_at_once() {
     // Told of nothing it looks after ten seconds.
     assert!(begun.elapsed() < Duration::from_secs(22), "{:?}", begun.elapsed());
     running.stop().await;
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn what_sells_best_is_given_on_while_it_is_counted_anew() {
+    let (fixture, settings) = (Fixture::new().await, settings());
+    let cache = Cache::new(redis(&settings), 1);
+    let times = Times { fresh: LONG, grace: LONG, absent: LONG, lease: LONG, load: LONG };
+    let family = Family::new(BEST_SELLERS.family, BEST_SELLERS.version, times);
+    let read = async |now: u32| {
+        let fetched =
+            cache.fetch(&family, BEST_SELLERS.key, move || async move { Ok::<_, Infallible>(Some(now)) }).await;
+        let Fetched { value, source } = fetched.unwrap();
+        (value.unwrap(), source)
+    };
+    assert_eq!(read(1).await, (1, Source::Loaded));
+    put_in(&mut fixture.pool.acquire().await.unwrap(), &BEST_SELLERS.entry()).await.unwrap();
+    assert_eq!(invalidator(&fixture, &redis(&settings)).relay(10).await.unwrap(), Turn::Ended(1));
+    assert_eq!(read(2).await, (1, Source::Stale));
+    fixture.vhost.wait("counted anew", || async { read(3).await == (2, Source::Hit) }).await;
     fixture.vhost.finish(&[]).await;
 }
 

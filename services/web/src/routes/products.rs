@@ -38,8 +38,9 @@ const PRODUCT: Family = Family::new(
         load: Duration::from_secs(5),
     },
 );
-/// Counted over all orders of a month. A minute late while people ask; who asks first after a pause gets what there was. A change of
-/// a product ends it by the dispatcher alone, which does so once a second however much is changed: to count anew is dear.
+/// Counted over all orders of a month. A minute late while people ask; who asks first after a pause or a change gets what there was. A
+/// change of a product or an order ages it by the dispatcher alone, which does so once a second however much is changed: to count anew
+/// is dear.
 const BEST_SELLERS: Family = Family::new(
     products::BEST_SELLERS.family,
     products::BEST_SELLERS.version,

@@ -30,6 +30,7 @@ struct Scripts {
     look: Script,
     fill: Script,
     release: Script,
+    age: Script,
 }
 
 /// What stands in an entry, and what its reader is to do.
@@ -114,6 +115,7 @@ impl Entries {
             look: Script::new(include_str!("look.lua")),
             fill: Script::new(include_str!("fill.lua")),
             release: Script::new(include_str!("release.lua")),
+            age: Script::new(include_str!("age.lua")),
         };
         Self { values: redis.key(&[VALUE, ""]).into(), redis, scripts: Arc::new(scripts) }
     }
@@ -194,8 +196,22 @@ impl Entries {
 
     /// Ends entries, by their names: their values and their leases, all at once.
     pub(crate) async fn delete(&self, entries: &[String]) -> Result<(), RedisError> {
+        self.redis.query("invalidate a cached value", redis::cmd("DEL").arg(self.keys(entries))).await
+    }
+
+    /// Ends the time of entries, by their names, and their leases, all at once.
+    pub(crate) async fn age(&self, entries: &[String]) -> Result<(), RedisError> {
+        let mut age = self.scripts.age.prepare_invoke();
+        for key in self.keys(entries) {
+            age.key(key);
+        }
+        self.redis.invoke("age a cached value", &age).await
+    }
+
+    /// The keys of value and lease, of each.
+    fn keys(&self, entries: &[String]) -> Vec<String> {
         let keys = entries.iter().flat_map(|entry| [value_key(&self.redis, entry), self.redis.key(&[LEASE, entry])]);
-        self.redis.query("invalidate a cached value", redis::cmd("DEL").arg(keys.collect::<Vec<_>>())).await
+        keys.collect()
     }
 }
 

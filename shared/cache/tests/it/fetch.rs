@@ -449,3 +449,40 @@ async fn a_key_may_hold_anything() {
         assert_eq!(numbers.cache.fetch(&NUMBERS, key, load).await.unwrap().source, Source::Loaded);
     }
 }
+
+#[tokio::test]
+async fn an_aged_value_is_given_on_while_one_loads_and_goes_when_it_would_have_gone() {
+    let numbers = Numbers::new();
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
+    let left: i64 = numbers.ask("PTTL", "value", &[]).await;
+    let entry = NUMBERS.entry("a");
+    numbers.cache.age_entry(&entry).await.unwrap();
+    assert_eq!(numbers.fetch().await, from(Source::Stale, 1));
+    numbers.until_stored(2).await;
+    assert_eq!((numbers.fetch().await, numbers.loads()), (from(Source::Hit, 2), 2));
+    // Again and again, while nobody reads: it is not kept for longer by that.
+    for _ in 0..3 {
+        numbers.cache.age_entry(&entry).await.unwrap();
+    }
+    let (stored, kept): (String, i64) =
+        (numbers.ask("GET", "value", &[]).await, numbers.ask("PTTL", "value", &[]).await);
+    assert!(stored.starts_with("0 ") && stored.ends_with(" \x112"), "{stored}");
+    assert!((1..=left * 11 / 9).contains(&kept), "{kept} of {left}");
+}
+
+#[tokio::test]
+async fn what_was_loaded_before_an_aging_is_not_stored_after_it_and_absence_is_not_given_on() {
+    let numbers = Numbers::new();
+    let entry = NUMBERS.entry("a");
+    let aging = numbers.clone();
+    let load = move || async move {
+        aging.cache.age_entry(&NUMBERS.entry("a")).await.unwrap();
+        Ok::<_, Infallible>(Some(7))
+    };
+    assert_eq!(numbers.cache.fetch(&NUMBERS, "a", load).await.unwrap(), from(Source::Loaded, 7));
+    assert!(numbers.is_empty().await);
+    assert_eq!(numbers.fetch_absent().await.value, None);
+    numbers.cache.age_entry(&entry).await.unwrap();
+    assert!(numbers.is_empty().await);
+    assert!(matches!(numbers.cache.age_entry("no entry").await, Err(InvalidateError::Name(_))));
+}

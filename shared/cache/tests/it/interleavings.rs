@@ -10,6 +10,7 @@ use crate::{own_keys, without_token_check};
 
 const LOOK: &str = include_str!("../../src/cache/look.lua");
 const FILL: &str = include_str!("../../src/cache/fill.lua");
+const AGE: &str = include_str!("../../src/cache/age.lua");
 /// Runs at a time; each has a key of its own.
 const AT_A_TIME: usize = 64;
 const OLD: &str = "old";
@@ -33,6 +34,8 @@ enum Before {
     Fresh,
     Stale,
 }
+
+const BEFORE: [Before; 3] = [Before::Nothing, Before::Fresh, Before::Stale];
 
 /// How many steps each has.
 const STEPS: [(Actor, usize); 4] = [(Actor::Reader(0), 3), (Actor::Reader(1), 3), (Actor::Writer, 2), (Actor::Time, 1)];
@@ -60,8 +63,8 @@ fn orders() -> Vec<Vec<Actor>> {
 struct Rules {
     look: Script,
     fill: Script,
-    /// What is deleted, of value and lease.
-    invalidation: fn(&Run) -> Vec<String>,
+    /// How value and lease are ended.
+    invalidation: Script,
 }
 
 /// A reader under way.
@@ -84,13 +87,14 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Takes one step; false when a reader who began after the invalidation is given what was before it.
+    /// Takes one step; false when a reader who began after the invalidation is given what was before it, as if it were fresh.
     async fn step(&mut self, actor: Actor) -> bool {
         match actor {
             Actor::Reader(number) => return self.read(number).await,
             Actor::Writer if self.writes == 0 => self.database = NEW,
             Actor::Writer => {
-                self.ask::<()>(redis::cmd("DEL").arg((self.rules.invalidation)(self))).await;
+                let mut end = self.rules.invalidation.key(&self.value);
+                self.redis.invoke::<()>("end", end.key(&self.lease)).await.unwrap();
                 self.invalidated = true;
             }
             Actor::Time => self.ask::<()>(redis::cmd("DEL").arg(&self.lease)).await,
@@ -107,7 +111,7 @@ impl Run<'_> {
             1 => {
                 let (leads, given) = self.look(number).await;
                 reader.leads = leads;
-                sound = !(self.invalidated && given.is_some_and(|given| given.ends_with(OLD)));
+                sound = !(self.invalidated && given.is_some_and(|given| is_old(&given)));
             }
             2 if reader.leads => reader.loaded = Some(self.database),
             3 => {
@@ -133,6 +137,11 @@ impl Run<'_> {
     async fn ask<T: redis::FromRedisValue>(&self, command: &redis::Cmd) -> T {
         self.redis.query("ask", command).await.unwrap()
     }
+}
+
+/// Whether it is what was before the write, and not known to be past its time by that.
+fn is_old(stored: &str) -> bool {
+    stored.ends_with(OLD) && !stored.starts_with("0 ")
 }
 
 /// The orders in which somebody is given what is too old, or it is there in the end, and how often somebody loaded.
@@ -166,7 +175,7 @@ async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
                 sound &= run.step(*actor).await;
             }
             let left: Option<String> = run.ask(redis::cmd("GET").arg(&run.value)).await;
-            sound &= left.is_none_or(|left| left.ends_with(NEW));
+            sound &= left.is_none_or(|left| !is_old(&left));
             run.ask::<()>(redis::cmd("DEL").arg(&run.value).arg(&run.lease)).await;
             loads.fetch_add(run.readers.iter().filter(|reader| reader.leads).count() as u32, Ordering::SeqCst);
             (!sound).then_some(order)
@@ -180,15 +189,20 @@ fn rules() -> Rules {
     Rules {
         look: Script::new(LOOK),
         fill: Script::new(FILL),
-        invalidation: |run| vec![run.value.clone(), run.lease.clone()],
+        invalidation: Script::new("return redis.call('DEL', KEYS[1], KEYS[2])"),
     }
+}
+
+/// Those of what is given on while somebody loads it anew.
+fn aging() -> Rules {
+    Rules { invalidation: Script::new(AGE), ..rules() }
 }
 
 #[tokio::test]
 async fn in_no_order_is_anybody_given_what_is_older_than_an_invalidation() {
     assert_eq!(orders().len(), 5_040);
-    for before in [Before::Nothing, Before::Fresh, Before::Stale] {
-        let (bad, loads) = bad_orders(&rules(), before).await;
+    for (rules, before) in [rules(), aging()].iter().flat_map(|rules| BEFORE.map(|before| (rules, before))) {
+        let (bad, loads) = bad_orders(rules, before).await;
         assert!(bad.is_empty(), "{before:?}: {} orders, such as {:?}", bad.len(), bad[0]);
         // A value that is fresh is loaded by those alone who come after the invalidation.
         assert!(loads >= 500, "{before:?}: {loads} loads in all: nothing was tried");
@@ -203,6 +217,14 @@ async fn a_fill_that_asks_for_no_token_is_found_out() {
 
 #[tokio::test]
 async fn an_invalidation_that_leaves_the_lease_is_found_out() {
-    let rules = Rules { invalidation: |run| vec![run.value.clone()], ..rules() };
+    let rules = Rules { invalidation: Script::new("return redis.call('DEL', KEYS[1])"), ..rules() };
     assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn an_aging_that_leaves_the_lease_is_found_out() {
+    let rest = AGE.replace("redis.call('DEL', KEYS[number + 1])", "");
+    assert_ne!(rest, AGE, "the script has changed");
+    let rules = Rules { invalidation: Script::new(&rest), ..rules() };
+    assert!(!bad_orders(&rules, Before::Stale).await.0.is_empty());
 }
