@@ -55,7 +55,7 @@ pub struct HttpSettings {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitSettings {
-    /// In a minute, and at once: a request counts as 1, one that makes work as 10.
+    /// In a minute, and at once: a request counts as 1, one that makes work as 10, an upload as 100.
     pub requests_per_minute: u32,
 }
 
