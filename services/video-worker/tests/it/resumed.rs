@@ -1,6 +1,8 @@
 //! Runs that go on where others have ended.
 
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
@@ -31,9 +33,18 @@ async fn what_is_stored_is_not_made_again() {
     for name in ["480p.m3u8", "poster.jpg", "master.m3u8"] {
         std::fs::remove_file(studio.made(id, name)).unwrap();
     }
+    // What a killed run has left of a file that it was storing, and what one that is alive writes right now.
+    let [left, alive] = ["720p.mp4#1", "480p.mp4#1"].map(|name| studio.made(id, name));
+    for path in [&left, &alive] {
+        std::fs::write(path, "half a file").unwrap();
+    }
+    let long_ago = SystemTime::now() - Duration::from_secs(2 * 3600);
+    File::options().write(true).open(&left).unwrap().set_modified(long_ago).unwrap();
     assert_eq!(studio.run(id, &source).await.unwrap(), made);
     assert_eq!(std::fs::read_to_string(&log).unwrap(), "480p.m3u8\nposter.jpg\n");
     assert_eq!(inode(&studio, "720p.mp4"), before);
+    assert!(!left.exists() && alive.exists());
+    std::fs::remove_file(alive).unwrap();
     assert_eq!(studio.names(id), made.files.iter().cloned().collect());
     studio.assert_idle();
 }
