@@ -97,6 +97,7 @@ fn video() -> OutgoingJob<TranscodeVideo> {
     OutgoingJob::new(Uuid::now_v7(), payload)
 }
 
+#[expect(clippy::disallowed_methods, reason = "a publisher of another make")]
 async fn publish(channel: &Channel, job: &OutgoingJob<TranscodeVideo>) {
     let properties = BasicProperties::default()
         .with_message_id(job.id.to_string().into())
@@ -123,6 +124,7 @@ async fn own_queue(channel: &Channel) -> String {
 }
 
 /// Takes a message, does nothing with it, and sees the broker close the channel over that.
+#[expect(clippy::disallowed_methods, reason = "a publisher of another make")]
 async fn hold_until_it_is_taken_away(channel: &Channel) {
     let queue = own_queue(channel).await;
     let options = BasicPublishOptions::default();
