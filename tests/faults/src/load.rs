@@ -29,7 +29,7 @@ const MAILS: u32 = 4;
 /// And so many orders, each with its mail.
 const ORDERS: u32 = 2;
 /// And one job of so many is a video, with its mail.
-const VIDEO_OF: u32 = 1000;
+const VIDEO_OF: u32 = 2000;
 /// Which of them: neither the first nor a report.
 const VIDEO: u32 = 500;
 /// Pages that are looked at at once.
