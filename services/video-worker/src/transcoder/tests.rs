@@ -1,4 +1,8 @@
+use std::fs::File;
 use std::time::Duration;
+
+use backing::Directory;
+use store::FilesSettings;
 
 use super::plan::{Level, Rate, Source};
 use super::*;
@@ -55,4 +59,32 @@ fn the_files_of_a_plan_are_those_of_its_renditions_and_two_more() {
     };
     let wanted = ["720p.mp4", "720p.m3u8", "720p.ts", "480p.mp4", "480p.m3u8", "480p.ts", "master.m3u8", "poster.jpg"];
     assert_eq!(plan.files(), wanted);
+}
+
+#[tokio::test]
+async fn a_file_for_which_the_store_has_no_room_is_stored_in_no_part_and_left_to_another_try() {
+    let directory = Directory::new();
+    let url = format!("file://{}/files", directory.0.display()).parse().unwrap();
+    let transcoder = Transcoder {
+        files: Files::open(&FilesSettings { url }).unwrap(),
+        scratch: Scratch::open(&directory.0.join("scratch")).unwrap(),
+        encoder: Encoder::new(PathBuf::from("/nowhere"), 1, Limits::default()),
+    };
+    // Nobody waits for it: a run that asks for no room ends here, and does not fill the volume.
+    let stop = CancellationToken::new();
+    stop.cancel();
+    let waiting = Waiting { stop: &stop, tell: &|_, _| {} };
+    let plan = Plan { renditions: Vec::new(), rate: Rate { frames: 1, seconds: 1 }, has_sound: false };
+    let folder = transcoder.scratch.folder().unwrap();
+    // A hole as large as the whole volume.
+    let total = transcoder.files.room().await.unwrap().total;
+    File::create(folder.path().join("480p.mp4")).unwrap().set_len(total).unwrap();
+    let (id, whole) = (Uuid::from_u128(1), Whole::of(std::iter::empty()));
+    let run = Run { transcoder: &transcoder, id, folder, waiting, plan: &plan, whole };
+
+    let error = run.store("480p.mp4").await.unwrap_err();
+    let reason = error.to_string();
+    assert!(matches!(error, TranscodeError::Machine(_)), "{error:?}");
+    assert!(reason.starts_with(&format!("480p.mp4 has {total} bytes, and ")), "{reason}");
+    assert_eq!(std::fs::read_dir(directory.0.join("files")).unwrap().count(), 0);
 }
