@@ -129,10 +129,9 @@ async fn own_video(app: &App, id: Uuid, caller: &Caller) -> Result<JobRow, Probl
     row.ok_or(Problem::NotFound("video"))
 }
 
-/// What was made, once all of it was. Before, no file of it is shown.
+/// What was made, once all of it was: a job that has not succeeded has no result. Before, no file of it is shown.
 fn made(job: &JobRow) -> Option<MadeVideo> {
-    let result = job.result.as_ref().filter(|_| job.state == JobState::Succeeded)?;
-    MadeVideo::deserialize(result).ok()
+    MadeVideo::deserialize(job.result.as_ref()?).ok()
 }
 
 impl VideoView {

@@ -223,7 +223,8 @@ async fn at_work(web: &Web) -> Told {
     }
     web.files.put(&video_key(job.id, "source-ab"), mp4().into()).await.unwrap();
     job.tell(Type::Started, json!({})).await;
-    let progress = json!({"progress": {"phase": "720p", "done": 40, "total": 100}});
+    // Nothing but a success has a result, whatever else a worker says.
+    let progress = json!({"progress": {"phase": "720p", "done": 40, "total": 100}, "result": made()});
     job.tell(Type::Progressed, progress).await;
     job
 }
