@@ -9,11 +9,11 @@ mod family;
 mod flights;
 mod hits;
 mod journey;
+mod reads;
 mod value;
 
 use std::error::Error;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -27,14 +27,8 @@ pub use self::family::{Family, Times};
 use self::flights::{Flights, Lost};
 use self::hits::Hits;
 use self::journey::{Answer, Journey};
+use self::reads::Reads;
 use crate::{Redis, RedisError};
-
-/// So many readers of a key at a time ask Redis each for themselves, which is quickest; more share one question.
-const READERS: u32 = 64;
-/// Counters of readers. Keys that share one share its bound, and lose nothing but a little time.
-const COUNTERS: usize = 256;
-/// 2^64 divided by the golden ratio: each bit of a number has its part in the uppermost of the product (Knuth, TAOCP 6.4).
-const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// What may be cached in one Redis server. Clones share it.
 ///
@@ -50,7 +44,7 @@ pub(crate) struct Shared {
     flights: Arc<Flights<Result<Answer, FetchError>>>,
     /// Loads that may run at a time, of all keys. When Redis is away, it is all that stands before the database.
     loads: Arc<Semaphore>,
-    readers: [AtomicU32; COUNTERS],
+    reads: Reads,
     hits: Hits,
 }
 
@@ -58,12 +52,13 @@ impl Cache {
     /// A cache in `redis`. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
     #[must_use]
     pub fn new(redis: Redis, loads: usize) -> Self {
+        let entries = Entries::new(redis);
         let shared = Shared {
-            entries: Entries::new(redis),
+            reads: Reads::of(entries.clone()),
+            entries,
             clock: Clock::default(),
             flights: Arc::default(),
             loads: Arc::new(Semaphore::new(loads)),
-            readers: [const { AtomicU32::new(0) }; COUNTERS],
             hits: Hits::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -84,7 +79,7 @@ impl Cache {
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
         let key = self.shared.entries.key(family, key);
-        if let Some(value) = self.read(&key).await {
+        if let Some(value) = self.read(key.clone()).await {
             self.shared.hits.count(family);
             return Ok(Fetched { value, source: Source::Hit });
         }
@@ -128,13 +123,12 @@ impl Cache {
         counted(self.shared.entries.age(&neighbours(entry)?).await)
     }
 
-    /// The shortest way to a value: one plain read, if it is stored, fresh and readable.
-    async fn read<T: DeserializeOwned>(&self, key: &str) -> Option<Option<T>> {
+    /// The shortest way to a value: a plain read, if it is stored, fresh and readable.
+    async fn read<T: DeserializeOwned>(&self, key: String) -> Option<Option<T>> {
         let now = self.shared.clock.now()?;
-        let _reader = Reader::new(&self.shared.readers, key)?;
-        let stored = self.shared.entries.read(key).await.ok()??;
+        let stored = self.shared.reads.read(key).await?;
         chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
-        value::decode(stored.value())
+        value::decode(&stored.value)
     }
 }
 
@@ -150,42 +144,4 @@ fn counted(ended: Result<(), RedisError>) -> Result<(), InvalidateError> {
 
 fn count(family: &Family, outcome: &'static str) {
     metrics::counter!("cache_reads_total", "family" => family.name, "outcome" => outcome).increment(1);
-}
-
-/// Which counter is a key's. Keys differ by their ends.
-fn counter_of(key: &str) -> usize {
-    let end = key.as_bytes().last_chunk().map_or(0, |end| u64::from_le_bytes(*end));
-    (end.wrapping_mul(SPREAD) >> 56) as usize % COUNTERS
-}
-
-/// One who asks Redis for himself, as long as this lives.
-struct Reader<'a>(&'a AtomicU32);
-
-impl<'a> Reader<'a> {
-    /// `None` when enough do so already.
-    fn new(readers: &'a [AtomicU32; COUNTERS], key: &str) -> Option<Self> {
-        let readers = &readers[counter_of(key)];
-        let reader = Self(readers);
-        (readers.fetch_add(1, Ordering::Relaxed) < READERS).then_some(reader)
-    }
-}
-
-impl Drop for Reader<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::counter_of;
-
-    #[test]
-    fn keys_that_differ_by_their_last_characters_have_different_counters() {
-        let counters: BTreeSet<_> =
-            (0..1_000).map(|id| counter_of(&format!("postroom:value:product:1:{id}"))).collect();
-        assert!(counters.len() > 100, "{}", counters.len());
-    }
 }

@@ -1,11 +1,14 @@
 //! The cache: what a hit costs beside a bare `GET`, and what an endpoint gives with it and without.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use cache::{Cache, Redis, RedisSettings, Role};
 use futures_util::future::try_join_all;
 use serde_json::json;
-use tokio::time::Instant;
+use store::products::BEST_SELLERS;
+use tokio::time::{Instant, interval};
 
 use crate::Plan;
 use crate::house::House;
@@ -22,6 +25,12 @@ const ADDRESS: &str = "clerk@shop.example";
 const PASSWORD: &str = "correct horse";
 /// What is counted over all orders of a month.
 pub(crate) const TOP: &str = "/v1/products/top";
+
+/// What is asked for, and how.
+pub(crate) const ENDPOINTS: &[(&str, &[Copies])] =
+    &[(SHOWN.0, &[Copies::Kept, Copies::Away]), (TOP, &[Copies::Kept, Copies::Aged, Copies::Away])];
+/// The dispatcher's: see docs/dispatcher.md.
+const BETWEEN_ENDS: Duration = Duration::from_secs(1);
 
 /// Each takes a tenth of a second.
 const ROUNDS: u32 = 300;
@@ -40,6 +49,7 @@ pub(crate) const KEYS: [&str; 2] = ["1,000 keys", "one key"];
 pub(crate) fn contender(path: &str, copies: Copies) -> String {
     match copies {
         Copies::Kept => format!("`GET {path}`"),
+        Copies::Aged => format!("`GET {path}`, while orders end the copy"),
         Copies::Away => format!("`GET {path}`, without the cache"),
     }
 }
@@ -50,11 +60,18 @@ pub(crate) async fn measure(house: &House, plan: &Plan, repeat: usize, results: 
     let ids: Vec<String> = sqlx::query_scalar(SHOWN.1).fetch_all(&house.pool).await?;
     let shown: Vec<String> = ids.iter().map(|id| SHOWN.0.replace("{id}", id)).collect();
     let session = sign_in(house).await.context("sign in")?;
-    let ways = [Copies::Kept, Copies::Away];
-    for (name, paths) in [(SHOWN.0, shown), (TOP, vec![TOP.to_owned()])] {
-        // Each repeat begins with the other.
-        for copies in ways.into_iter().cycle().skip(repeat).take(ways.len()) {
-            endpoint(house, plan, results, (name, copies), &paths, &session).await?;
+    for (name, ways) in ENDPOINTS {
+        let paths = if *name == TOP { vec![TOP.to_owned()] } else { shown.clone() };
+        // Each repeat begins with another.
+        for copies in ways.iter().cycle().skip(repeat).take(ways.len()) {
+            let measured = endpoint(house, plan, results, (name, *copies), &paths, &session);
+            match copies {
+                Copies::Aged => tokio::select! {
+                    measured = measured => measured?,
+                    failed = age(house) => failed?,
+                },
+                Copies::Kept | Copies::Away => measured.await?,
+            }
         }
     }
     Ok(())
@@ -71,6 +88,16 @@ async fn hits(house: &House, plan: &Plan, results: &mut Results) -> anyhow::Resu
         }
     }
     Ok(())
+}
+
+/// Ends the copy of the best sellers as often as one dispatcher does, however many orders there are.
+async fn age(house: &House) -> anyhow::Result<()> {
+    let settings = RedisSettings { url: house.cache_url().into(), prefix: "postroom".to_owned() };
+    let (cache, mut turns) = (Cache::new(Redis::new(&settings, Role::Cache)?, 1), interval(BETWEEN_ENDS));
+    loop {
+        turns.tick().await;
+        cache.age_entry(&BEST_SELLERS.entry()).await.context("end the copy of the best sellers")?;
+    }
 }
 
 /// The line of the header by which somebody of the staff is known.

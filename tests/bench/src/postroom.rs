@@ -67,6 +67,8 @@ fn service(house: &House, name: &str) -> anyhow::Result<Program> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Copies {
     Kept,
+    /// What is counted over all orders is ended as often as orders end it at most.
+    Aged,
     /// Its server is away.
     Away,
 }
@@ -81,7 +83,7 @@ pub(crate) async fn web(house: &House) -> anyhow::Result<(Service, String)> {
 /// The same with a cache or without, once it has answered a path.
 pub(crate) async fn web_with(house: &House, copies: Copies, path: &str) -> anyhow::Result<(Service, String)> {
     let cache = match copies {
-        Copies::Kept => house.cache_url(),
+        Copies::Kept | Copies::Aged => house.cache_url(),
         Copies::Away => format!("redis://{}", free_address()?),
     };
     let (mut web, api, _) = start_web(house, cache)?;

@@ -5,7 +5,6 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::postroom::Copies;
 use crate::results::{Results, Summary};
 use crate::{accepting, cache, jobs, memory, publishing};
 
@@ -226,9 +225,8 @@ fn hits_table(results: &Results) -> String {
 }
 
 fn cache_table(results: &Results) -> String {
-    let contenders = [cache::SHOWN.0, cache::TOP]
-        .into_iter()
-        .flat_map(|path| [Copies::Kept, Copies::Away].map(|copies| cache::contender(path, copies)));
+    let contenders =
+        cache::ENDPOINTS.iter().flat_map(|(path, ways)| ways.iter().map(|copies| cache::contender(path, *copies)));
     let rows = contenders.filter_map(|contender| {
         let cell = |measure, digits| Some(shown(results.summary("cache", &contender, measure)?, digits, ""));
         let cells = [cell("rate", 0)?, cell("p50", 1)?, cell("p99", 1)?, cell("transactions", 1)?, cell("503", 1)?];

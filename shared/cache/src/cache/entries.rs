@@ -43,13 +43,11 @@ pub(crate) struct Look {
 }
 
 /// A value as it stands there: when it is no longer fresh, what its load cost, both in ms, and the value, with a space between.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stored {
     pub(crate) expiry: u64,
     pub(crate) cost: u64,
-    bytes: Vec<u8>,
-    /// Where the value begins.
-    start: usize,
+    pub(crate) value: Bytes,
 }
 
 impl Stored {
@@ -57,15 +55,7 @@ impl Stored {
         let (expiry, rest) = split_number(&bytes)?;
         let (cost, value) = split_number(rest)?;
         let start = bytes.len() - value.len();
-        Some(Self { expiry, cost, bytes, start })
-    }
-
-    pub(crate) fn value(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    pub(crate) fn into_value(self) -> Bytes {
-        Bytes::from(self.bytes).slice(self.start..)
+        Some(Self { expiry, cost, value: Bytes::from(bytes).slice(start..) })
     }
 }
 
@@ -142,10 +132,10 @@ impl Entries {
         invocation
     }
 
-    /// What stands there.
-    pub(crate) async fn read(&self, key: &str) -> Result<Option<Stored>, RedisError> {
-        let stored: Option<Vec<u8>> = self.redis.query("read a cached value", redis::cmd("GET").arg(key)).await?;
-        Ok(stored.and_then(Stored::parse))
+    /// What stands under each of these keys, in their order.
+    pub(crate) async fn read(&self, keys: &[String]) -> Result<Vec<Option<Stored>>, RedisError> {
+        let stored: Vec<Option<Vec<u8>>> = self.redis.query("read cached values", redis::cmd("MGET").arg(keys)).await?;
+        Ok(stored.into_iter().map(|stored| stored.and_then(Stored::parse)).collect())
     }
 
     /// What stands there, and what to do. `unreadable` is the soft expiry of a value that the reader cannot decode.

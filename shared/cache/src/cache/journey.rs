@@ -58,7 +58,7 @@ impl Journey {
                 break;
             };
             self.shared.clock.hear(now);
-            let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(stored.value()).is_some());
+            let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(&stored.value).is_some());
             match (task, stored) {
                 (Task::Load, _) => return self.load_and_fill(token, self.beginning_with(load)).await,
                 (Task::Refresh, Some(_)) if !readable => {
@@ -71,7 +71,7 @@ impl Journey {
                         // Nobody waits for it.
                         tokio::spawn(async move { self.load_and_fill(token, load).await.err() });
                     }
-                    return Ok(Answer { value: stored.into_value(), source });
+                    return Ok(Answer { value: stored.value, source });
                 }
                 (Task::Wait | Task::Take | Task::Refresh, _) => sleep(chance::poll()).await,
             }

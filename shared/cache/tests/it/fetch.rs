@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Redis, Role, Source, Times};
+use futures_util::future::join_all;
 use redis::FromRedisValue;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
@@ -436,6 +437,25 @@ async fn reads_fills_and_invalidations_are_counted() {
         r#"cache_load_seconds_count{family="number"} 2"#,
     ] {
         assert!(shown.contains(line), "{line} is not in\n{shown}");
+    }
+}
+
+#[tokio::test]
+async fn of_many_who_ask_at_once_each_is_given_what_stands_under_its_key() {
+    let numbers = Numbers::new();
+    let fetch = async |number: u32| {
+        // Of three one is not there.
+        let load = move || async move { Ok::<_, Infallible>((!number.is_multiple_of(3)).then_some(number)) };
+        numbers.cache.fetch(&NUMBERS, &number.to_string(), load).await.unwrap()
+    };
+    // More than may wait to be read, and some twice.
+    let keys = || (0..2_000).chain(0..100);
+    for source in [Source::Loaded, Source::Hit] {
+        let fetched = join_all(keys().map(fetch)).await;
+        for (number, fetched) in keys().zip(fetched) {
+            let value = (!number.is_multiple_of(3)).then_some(number);
+            assert!(fetched == Fetched { value, source }, "{number}: {fetched:?}");
+        }
     }
 }
 
