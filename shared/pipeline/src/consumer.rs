@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::connection::{Link, LinkState, up};
 use acks::{Settled, acknowledge};
+use permits::Permit;
 
 pub(crate) use permits::Permits;
 
@@ -61,11 +62,17 @@ pub(crate) struct Settle {
     told: bool,
     channel: Arc<Channel>,
     settled: mpsc::Sender<Settled>,
+    place: Option<Permit>,
     /// Cancelled when the delivery can no longer be settled: the broker gives it to somebody else.
     pub(crate) lost: CancellationToken,
 }
 
 impl Settle {
+    /// Leaves the delivery's place to the next one: what is left to do is to wait. How many may do so the prefetch bounds.
+    pub(crate) fn leave_place(&mut self) {
+        self.place = None;
+    }
+
     /// Acks the delivery, without waiting for it. `false` when it can no longer be settled.
     pub(crate) fn done(mut self) -> bool {
         self.tell(Settled::Done(self.tag))
@@ -262,12 +269,8 @@ impl<C: Consumes> Session<'_, C> {
                 why = &mut stop => return self.end(why, consumer, Some(delivery)).await,
                 permit = permits.acquire() => permit,
             };
-            let settle = self.settle(&delivery);
-            let handled = self.consumes.handle(delivery, settle);
-            self.open.begun.spawn(async move {
-                handled.await;
-                drop(permit);
-            });
+            let settle = self.settle(&delivery, Some(permit));
+            self.open.begun.spawn(self.consumes.handle(delivery, settle));
         }
     }
 
@@ -281,10 +284,10 @@ impl<C: Consumes> Session<'_, C> {
         }
     }
 
-    fn settle(&self, delivery: &Delivery) -> Settle {
+    fn settle(&self, delivery: &Delivery, place: Option<Permit>) -> Settle {
         let Open { channel, settled, lost, .. } = &self.open;
         let (channel, settled) = (Arc::clone(channel), settled.clone());
-        Settle { tag: delivery.delivery_tag, told: false, channel, settled, lost: lost.clone() }
+        Settle { tag: delivery.delivery_tag, told: false, channel, settled, place, lost: lost.clone() }
     }
 
     /// Begins nothing more. `held` is a delivery that was taken and not begun.
@@ -309,7 +312,7 @@ impl<C: Consumes> Session<'_, C> {
                         delivery.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await?;
                     }
                     _ => {
-                        let settle = self.settle(&delivery);
+                        let settle = self.settle(&delivery, None);
                         self.open.begun.spawn(self.consumes.put_back(delivery, settle));
                     }
                 }

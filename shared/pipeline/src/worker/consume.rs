@@ -167,11 +167,12 @@ impl Consumes for Lives {
 }
 
 /// The life of a delivery: decode, run, decide, settle.
-async fn live(worker: Arc<Worker>, delivery: Delivery, settle: Settle) {
+async fn live(worker: Arc<Worker>, delivery: Delivery, mut settle: Settle) {
     let mut received = Received::decode(&worker, &delivery);
     let Some(outcome) = run(&worker, &mut received, &delivery, &settle.lost).await else {
         return; // The connection is gone: the broker has given the job to somebody else.
     };
+    settle.leave_place();
     let decision = decide(received.attempt(), outcome, &worker.row.retry, worker.time_scale);
     Settlement { worker: &worker, received, delivery, settle }.settle(decision).await;
 }

@@ -158,7 +158,8 @@ impl Settlement<'_> {
         }
     }
 
-    /// Publishes until the broker confirms. Meanwhile the delivery keeps its permit: a broker that refuses pauses the consumer.
+    /// Publishes until the broker confirms. Meanwhile the delivery is not acked: a broker that refuses pauses the consumer, whose prefetch
+    /// is used up.
     async fn insist<F: Future<Output = Result<(), PublishError>>>(&self, publish: impl Fn() -> F) -> Settled {
         let mut pause = FIRST_PAUSE;
         loop {

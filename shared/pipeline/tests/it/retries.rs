@@ -3,9 +3,13 @@ use std::time::{Duration, Instant};
 
 use backing::{Listener, Proxy, Vhost};
 use lapin::types::AMQPValue;
-use pipeline::{Broker, BrokerState, Done, Failure, Handlers, JobContext};
-use serde_json::json;
+use pipeline::events::JobReference;
+use pipeline::jobs::Noop;
+use pipeline::{Broker, BrokerState, Done, Event, EventBody, Failure, Handlers, JobContext};
+use reqwest::Method;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::harness::{Notes, TIME_SCALE, With, Worker, job, settings, vhost};
 
@@ -332,4 +336,41 @@ async fn a_confirm_that_comes_late_makes_no_second_copy() {
     }
     assert_eq!(runs.all(), ["1", "2"]);
     finish(vhost, &[]).await;
+}
+
+#[tokio::test]
+async fn a_job_that_has_run_keeps_nobody_waiting_while_its_end_cannot_be_told() {
+    let vhost = vhost().await;
+    let full = json!({"pattern": r"^tracker\.lifecycle$", "definition": {"max-length": 1}, "apply-to": "queues"});
+    vhost.manage(Method::PUT, "policies", "/full", Some(full)).await;
+    let runs = Notes::default();
+    let noted = runs.clone();
+    let handler = With(move |job: Noop, _| {
+        noted.add(job.note);
+        async { Ok(Done::empty()) }
+    });
+    let worker = Worker::start(&vhost, 1, handler).await;
+    let publisher = worker.broker.publisher();
+    // It may take a few more than its limit before it refuses.
+    let mut taken = 0;
+    while publisher.publish_event(&another_end()).await.is_ok() {
+        taken += 1;
+        assert!(taken < 1000, "the queue takes more than its limit");
+    }
+    let notes = ["a", "b", "c", "d"];
+    for note in notes {
+        publisher.publish_job(&job(note)).await.unwrap();
+    }
+    vhost.wait("each has run", || async { runs.all() == notes }).await;
+    assert_eq!(vhost.ready("tracker.lifecycle").await, Some(taken), "there was room");
+    vhost.manage(Method::DELETE, "policies", "/full", None).await;
+    vhost.wait_ready("tracker.lifecycle", taken + 4).await;
+    worker.stop().await;
+    assert_eq!(runs.all(), notes);
+    finish(vhost, &[]).await;
+}
+
+fn another_end() -> Event {
+    let job = JobReference { id: Uuid::now_v7(), kind: "noop.run".to_owned(), owner: None, caused_by: None };
+    Event::new(job, None, EventBody::Succeeded { result: Value::Null })
 }
