@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
 use pipeline::jobs::{Job, RenderReport, TranscodeVideo};
-use store::files::{UPLOADS, VIDEOS, report_key, video_folder};
+use store::files::{OlderFolders, UPLOADS, VIDEOS, is_video_source, report_key, video_folder};
 use store::retention::{self, OldJob, Sweep};
 use store::{DatabaseError, Files, FilesError, PgPool};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ const BATCH: u32 = 500;
 const FILES_AT_ONCE: usize = 16;
 /// Far longer than web waits for an upload.
 const UPLOADS_KEPT: TimeDelta = TimeDelta::days(1);
+/// The upload of a job that has ended. A run that began before that was known may read it still.
+const SOURCES_KEPT: TimeDelta = TimeDelta::hours(1);
 /// A video that belongs to no known job. Its job may be one that the broker took while the database was away, and that waits for a
 /// worker: it is known once it begins.
 const UNOWNED_KEPT: TimeDelta = TimeDelta::days(7);
@@ -39,7 +41,7 @@ impl Sweeper {
     /// One that keeps jobs for so long.
     #[must_use]
     pub fn new(pool: PgPool, files: Files, kept: KeptDays) -> Self {
-        for what in ["jobs", "outbox", "firings", "idempotency_keys", "sent_mails", "uploads", "videos"] {
+        for what in ["jobs", "outbox", "firings", "idempotency_keys", "sent_mails", "uploads", "sources", "videos"] {
             metrics::counter!("swept_total", "what" => what).increment(0);
         }
         Self { pool, files, kept: kept.length() }
@@ -75,6 +77,7 @@ impl Sweeper {
         while !drain.is_cancelled() && more("idempotency_keys", sweep.idempotency_keys(before, BATCH).await?) {}
         while !drain.is_cancelled() && more("sent_mails", sweep.sent_mails(marks_before, BATCH).await?) {}
         while !drain.is_cancelled() && self.sweep_uploads(now - UPLOADS_KEPT).await {}
+        self.sweep_sources(&mut sweep, now - SOURCES_KEPT, drain).await?;
         self.sweep_unowned_videos(&mut sweep, now - UNOWNED_KEPT, drain).await?;
         sweep.finish().await?;
         Ok(true)
@@ -111,6 +114,38 @@ impl Sweeper {
         more("uploads", unfinished) | more("uploads", old.len() as u64)
     }
 
+    /// Deletes the uploads of videos whose jobs have ended. That of a dead job stays: a replay needs it.
+    async fn sweep_sources(
+        &self,
+        sweep: &mut Sweep,
+        before: DateTime<Utc>,
+        drain: &CancellationToken,
+    ) -> Result<(), DatabaseError> {
+        let Some(mut older) = done(self.files.older_folders(VIDEOS, before).await) else {
+            return Ok(());
+        };
+        while !drain.is_cancelled()
+            && let Some(ids) = next_videos(&mut older).await
+        {
+            let settled = sweep.settled_jobs(&ids, before).await?;
+            let deleting = settled.into_iter().map(|id| async move { done(self.delete_sources(id, before).await) });
+            let deleted = side_by_side(deleting).await;
+            more("sources", deleted.into_iter().sum());
+        }
+        Ok(())
+    }
+
+    /// Deletes what was uploaded of a video before that moment; how many files.
+    async fn delete_sources(&self, video: Uuid, before: DateTime<Utc>) -> Result<u64, FilesError> {
+        let mut deleted = 0;
+        let old = self.files.older_than(&video_folder(video), before, BATCH as usize).await?;
+        for key in old.iter().filter(|key| is_video_source(key)) {
+            self.files.delete(key).await?;
+            deleted += 1;
+        }
+        Ok(deleted)
+    }
+
     /// Deletes the videos of which no job is known: an upload was stored, and then no job accepted.
     async fn sweep_unowned_videos(
         &self,
@@ -121,12 +156,9 @@ impl Sweeper {
         let Some(mut older) = done(self.files.older_folders(VIDEOS, before).await) else {
             return Ok(());
         };
-        while !drain.is_cancelled() {
-            let folders = done(older.next(BATCH as usize).await).unwrap_or_default();
-            if folders.is_empty() {
-                break;
-            }
-            let ids: Vec<Uuid> = folders.iter().filter_map(|folder| video_id(folder)).collect();
+        while !drain.is_cancelled()
+            && let Some(ids) = next_videos(&mut older).await
+        {
             let unowned = sweep.unknown_jobs(&ids).await?;
             let deleting =
                 unowned.into_iter().map(|id| async move { done(self.files.delete_folder(&video_folder(id)).await) });
@@ -140,6 +172,12 @@ impl Sweeper {
 /// What came of each that was done.
 async fn side_by_side<T>(deleting: impl Iterator<Item = impl Future<Output = Option<T>>>) -> Vec<T> {
     stream::iter(deleting).buffer_unordered(FILES_AT_ONCE).filter_map(std::future::ready).collect().await
+}
+
+/// The videos in the next of these folders; `None` after the last.
+async fn next_videos(folders: &mut OlderFolders) -> Option<Vec<Uuid>> {
+    let folders = done(folders.next(BATCH as usize).await).filter(|folders| !folders.is_empty())?;
+    Some(folders.iter().filter_map(|folder| video_id(folder)).collect())
 }
 
 /// The video whose folder it is.

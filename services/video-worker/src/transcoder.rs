@@ -18,6 +18,7 @@ use chrono::{TimeDelta, Utc};
 use futures_util::TryStreamExt;
 use pipeline::events::ReadyRendition;
 use pipeline::jobs::VideoSource;
+use serde::{Deserialize, Serialize};
 use store::files::{video_folder, video_key};
 use store::{Files, FilesError};
 use tokio::time::timeout;
@@ -38,6 +39,8 @@ pub use refusal::Refusal;
 pub const MASTER: &str = "master.m3u8";
 /// The name of the picture that stands for the video.
 pub const POSTER: &str = "poster.jpg";
+/// The name of the file that says what was made, stored when all of it is. Who finds it needs the upload no more, which may be gone.
+pub const MADE: &str = "made.json";
 
 /// After so long without a write, a file that is not whole is nobody's.
 const LEFT: TimeDelta = TimeDelta::hours(1);
@@ -65,13 +68,13 @@ pub struct Waiting<'a> {
 }
 
 /// A video that can be watched.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transcoded {
     /// How long it is.
     pub millis: u64,
     /// The largest first.
     pub renditions: Vec<ReadyRendition>,
-    /// The names of all its files.
+    /// The names of all its files that are shown.
     pub files: Vec<String>,
 }
 
@@ -112,10 +115,13 @@ impl Transcoder {
     }
 
     async fn make(&self, id: Uuid, source: &VideoSource, waiting: Waiting<'_>) -> Result<Transcoded, TranscodeError> {
-        let path = self.find(source).await?;
         // What a run that was killed while it stored a file has left of that; one that is alive writes to it.
         let unfinished = self.files.delete_unfinished(&video_folder(id), Utc::now() - LEFT, LEFT_AT_ONCE).await;
         unfinished.map_err(|error| stored("delete what was left", &error))?;
+        if let Some(made) = self.made(id).await? {
+            return Ok(made);
+        }
+        let path = self.find(source).await?;
         let folder = self.scratch.folder().map_err(|error| machine("make a folder", &error))?;
         (waiting.tell)("reading the file", 0);
         let upload = self.encoder.inspect(&path, folder.path(), waiting.stop).await?;
@@ -124,7 +130,27 @@ impl Transcoder {
         Run { transcoder: self, id, folder, waiting, plan: &plan, whole }.make(&path, &upload).await
     }
 
-    /// The upload, which was accepted when it was stored: where it is missing, the store has lost it or is not there itself.
+    /// What was made of an upload, once all of it is stored.
+    async fn made(&self, id: Uuid) -> Result<Option<Transcoded>, TranscodeError> {
+        let Some(text) = self.read(id, MADE).await? else { return Ok(None) };
+        let made = serde_json::from_slice(&text);
+        made.map(Some).map_err(|error| TranscodeError::Defect(format!("read {MADE}: {error}")))
+    }
+
+    async fn read(&self, id: Uuid, name: &str) -> Result<Option<Vec<u8>>, TranscodeError> {
+        let failed = |error| stored(&format!("read {name}"), &error);
+        let Some(file) = self.files.get(&video_key(id, name)).await.map_err(failed)? else { return Ok(None) };
+        let pieces: Vec<Bytes> = file.content.try_collect().await.map_err(failed)?;
+        Ok(Some(pieces.concat()))
+    }
+
+    async fn put(&self, id: Uuid, name: &str, content: impl Into<Bytes>) -> Result<(), TranscodeError> {
+        let put = self.files.put(&video_key(id, name), content.into()).await;
+        put.map_err(|error| stored(&format!("store {name}"), &error))
+    }
+
+    /// The upload, which was accepted when it was stored: where it is missing, the store has lost it or is not there itself, or the
+    /// job has ended meanwhile.
     async fn find(&self, source: &VideoSource) -> Result<PathBuf, TranscodeError> {
         let VideoSource { key, bytes, .. } = source;
         match self.files.size(key).await.map_err(|error| stored("look up the upload", &error))? {
@@ -173,7 +199,11 @@ impl Run<'_> {
             let bytes = self.size(&video_file(rendition)).await?.unwrap_or_default();
             renditions.push(ReadyRendition { name: name.to_owned(), width, height, bytes });
         }
-        Ok(Transcoded { millis, renditions, files: self.plan.files() })
+        let made = Transcoded { millis, renditions, files: self.plan.files() };
+        let text =
+            serde_json::to_vec(&made).map_err(|error| TranscodeError::Defect(format!("write {MADE}: {error}")))?;
+        self.transcoder.put(self.id, MADE, text).await?;
+        Ok(made)
     }
 
     /// The MP4 of a rendition; where it is.
@@ -244,14 +274,13 @@ impl Run<'_> {
         let mut renditions = Vec::new();
         for rendition in &self.plan.renditions {
             let name = playlist_file(rendition);
-            let text = self.read(&name).await?;
+            let text = self.transcoder.read(self.id, &name).await?;
+            let text = text.ok_or_else(|| TranscodeError::Machine(format!("{name} is gone")))?;
             let segments = Segments::read(&String::from_utf8_lossy(&text));
             let segments = segments.ok_or_else(|| TranscodeError::Defect(format!("{name} is no whole playlist")))?;
             renditions.push((*rendition, segments));
         }
-        let master = Bytes::from(playlist::master(self.plan, &renditions));
-        let key = video_key(self.id, MASTER);
-        self.transcoder.files.put(&key, master).await.map_err(|error| stored("store the playlist", &error))
+        self.transcoder.put(self.id, MASTER, playlist::master(self.plan, &renditions)).await
     }
 
     /// Has ffmpeg do a step, if there is room for what it may write at most.
@@ -304,14 +333,6 @@ impl Run<'_> {
             .files
             .local_path(&video_key(self.id, name))
             .map_err(|error| stored(&format!("find {name}"), &error))
-    }
-
-    async fn read(&self, name: &str) -> Result<Vec<u8>, TranscodeError> {
-        let failed = |error| stored(&format!("read {name}"), &error);
-        let file = self.transcoder.files.get(&video_key(self.id, name)).await.map_err(failed)?;
-        let file = file.ok_or_else(|| TranscodeError::Machine(format!("{name} is gone")))?;
-        let pieces: Vec<Bytes> = file.content.try_collect().await.map_err(failed)?;
-        Ok(pieces.concat())
     }
 }
 

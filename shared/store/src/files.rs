@@ -22,7 +22,7 @@ mod upload;
 
 pub use folders::OlderFolders;
 use keys::parse_key;
-pub use keys::{UPLOADS, VIDEOS, report_key, upload_key, video_folder, video_key, video_source_key};
+pub use keys::{UPLOADS, VIDEOS, is_video_source, report_key, upload_key, video_folder, video_key, video_source_key};
 pub use room::Room;
 pub use upload::Upload;
 

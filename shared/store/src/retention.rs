@@ -98,6 +98,22 @@ impl Sweep {
             .await
     }
 
+    /// Those of the ids whose jobs ended before that moment, and not as dead: a dead one may be replayed.
+    ///
+    /// # Errors
+    /// The database cannot be reached, or fails.
+    pub async fn settled_jobs(&mut self, ids: &[Uuid], before: DateTime<Utc>) -> Result<Vec<Uuid>, DatabaseError> {
+        self.held
+            .call("look for settled jobs", async |connection| {
+                sqlx::query_scalar("SELECT id FROM jobs WHERE id = ANY($1) AND finished_at < $2 AND state <> 'dead'")
+                    .bind(ids)
+                    .bind(before)
+                    .fetch_all(connection)
+                    .await
+            })
+            .await
+    }
+
     /// Deletes up to `limit` rows of the outbox that were sent or set aside before that moment; how many.
     ///
     /// # Errors

@@ -26,7 +26,14 @@ async fn sweep(fixture: &Fixture) -> bool {
 }
 
 /// A job that ended so many days ago, with a report.
-async fn job(fixture: &Fixture, kind: &str, days: i32) -> Uuid {
+async fn job(fixture: &Fixture, kind: &str, days: i64) -> Uuid {
+    let id = told(fixture, kind, JobEventType::Succeeded, TimeDelta::days(days)).await;
+    fixture.files.put(&report_key(id), Bytes::from_static(b"%PDF")).await.unwrap();
+    id
+}
+
+/// A job of which this was told so long ago.
+async fn told(fixture: &Fixture, kind: &str, event_type: JobEventType, age: TimeDelta) -> Uuid {
     let id = Uuid::new_v4();
     let event = JobEvent {
         event_id: Uuid::new_v4(),
@@ -34,18 +41,17 @@ async fn job(fixture: &Fixture, kind: &str, days: i32) -> Uuid {
         job_kind: kind.to_owned(),
         owner: Some("alice".to_owned()),
         caused_by: None,
-        event_type: JobEventType::Succeeded,
+        event_type,
         run_id: None,
         replays: 0,
         attempt: 1,
         redeliveries: 0,
         sequence: 1,
         worker: None,
-        at: Utc::now() - chrono::TimeDelta::days(days.into()),
+        at: Utc::now() - age,
         data: json!({"result": {}}),
     };
     apply_event(&fixture.pool, &event).await.unwrap();
-    fixture.files.put(&report_key(id), Bytes::from_static(b"%PDF")).await.unwrap();
     id
 }
 
@@ -156,11 +162,15 @@ fn age(fixture: &Fixture, path: &str, age: TimeDelta) {
 
 /// A video that was uploaded so many days ago, with a rendition.
 async fn video(fixture: &Fixture, id: Uuid, days: i64) {
-    for key in [video_source_key(id), video_key(id, "720p.mp4")] {
+    for key in [video_source_key(id, id), video_key(id, "720p.mp4")] {
         fixture.files.put(&key, Bytes::from_static(b"video")).await.unwrap();
         age(fixture, &key, TimeDelta::days(days));
     }
     age(fixture, &video_folder(id), TimeDelta::days(days));
+}
+
+async fn has_source(fixture: &Fixture, id: Uuid) -> bool {
+    fixture.files.size(&video_source_key(id, id)).await.unwrap().is_some()
 }
 
 fn has_video(fixture: &Fixture, id: Uuid) -> bool {
@@ -180,8 +190,41 @@ async fn a_video_goes_with_its_job_and_all_its_files() {
     assert!(find_job(&fixture.pool, old, "alice").await.unwrap().is_none());
     assert!(!has_video(&fixture, old));
     assert!(find_job(&fixture.pool, young, "alice").await.unwrap().is_some());
-    assert!(fixture.files.size(&video_source_key(young)).await.unwrap().is_some());
+    assert!(has_video(&fixture, young));
     assert!(has_video(&fixture, mail), "only videos have a folder under the job's id");
+    fixture.vhost.finish(&[]).await;
+}
+
+#[tokio::test]
+async fn an_upload_goes_an_hour_after_its_job_has_ended_but_as_dead_and_what_was_made_of_it_stays() {
+    use JobEventType::{Cancelled, Dead, Refused, Started, Succeeded};
+    let fixture = Fixture::new().await;
+    let mut videos = Vec::new();
+    for (event_type, minutes, stays) in [
+        (Succeeded, 61, false),
+        (Refused, 61, false),
+        (Cancelled, 61, false),
+        (Succeeded, 59, true),
+        // A replay needs it.
+        (Dead, 61, true),
+        (Started, 61, true),
+    ] {
+        let id = told(&fixture, "video.transcode", event_type, TimeDelta::minutes(minutes)).await;
+        video(&fixture, id, 1).await;
+        videos.push((id, event_type, stays));
+    }
+    // Somebody repeats the request right now, and does not know yet that it is a repeat.
+    let repeated = videos[0].0;
+    let repeat = video_source_key(repeated, Uuid::new_v4());
+    fixture.files.put(&repeat, Bytes::from_static(b"video")).await.unwrap();
+    age(&fixture, &video_folder(repeated), TimeDelta::days(1));
+
+    assert!(sweep(&fixture).await);
+    for (id, event_type, stays) in videos {
+        assert_eq!(has_source(&fixture, id).await, stays, "{event_type:?}");
+        assert!(fixture.files.size(&video_key(id, "720p.mp4")).await.unwrap().is_some());
+    }
+    assert!(fixture.files.size(&repeat).await.unwrap().is_some());
     fixture.vhost.finish(&[]).await;
 }
 
@@ -245,7 +288,7 @@ async fn a_video_of_which_no_job_is_known_goes_after_a_week() {
     assert!(sweep(&fixture).await);
     assert!(!has_video(&fixture, unowned));
     for id in [young, queued, waiting] {
-        assert!(fixture.files.size(&video_source_key(id)).await.unwrap().is_some());
+        assert!(has_source(&fixture, id).await);
     }
     assert!(fixture.files.size("videos/something/else").await.unwrap().is_some());
     fixture.vhost.finish(&[]).await;

@@ -57,10 +57,11 @@ impl Fixture {
     /// Stores an upload, and the job that asks for its renditions.
     pub(crate) async fn upload(&self, path: &Path) -> OutgoingJob<TranscodeVideo> {
         let id = Uuid::now_v7();
-        let bytes = self.files.put_file(&video_source_key(id), path).await.unwrap();
+        let key = video_source_key(id, id);
+        let bytes = self.files.put_file(&key, path).await.unwrap();
         let payload = json!({
             "title": "Holiday",
-            "source": VideoSource { key: video_source_key(id), bytes, sha256: "0".repeat(64) },
+            "source": VideoSource { key, bytes, sha256: "0".repeat(64) },
             "recipient": {"name": "Ada", "address": "ada@shop.example"},
         });
         let payload: TranscodeVideo = serde_json::from_value(payload).unwrap();

@@ -5,6 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
+use video_worker::transcoder::MADE;
 
 use crate::sample::Samples;
 use crate::studio::{PROGRAMS, Studio, programs};
@@ -19,9 +20,16 @@ async fn what_is_stored_is_not_made_again() {
     let inode = |studio: &Studio, name: &str| std::fs::metadata(studio.made(id, name)).unwrap().ino();
     let before = inode(&studio, "720p.mp4");
 
-    // All of it is there: ffmpeg has nothing to do.
+    // All of it is there and known to be: nothing is done, and the upload is needed no more.
     let broken = programs("exit 1");
     let studio = studio.by(&broken.0);
+    studio.transcoder.files.delete(&source.key).await.unwrap();
+    assert_eq!(studio.run(id, &source).await.unwrap(), made);
+    assert_eq!(*studio.told.lock().unwrap(), []);
+
+    // A run that was killed right before its end: ffmpeg has nothing to do.
+    assert_eq!(studio.upload(id, &path).await, source);
+    std::fs::remove_file(studio.made(id, MADE)).unwrap();
     assert_eq!(studio.run(id, &source).await.unwrap(), made);
     assert_eq!(studio.told.lock().unwrap().len(), 1, "the file is read again, and nothing else is done");
 
@@ -30,7 +38,7 @@ async fn what_is_stored_is_not_made_again() {
     let counting =
         programs(&format!("for last; do :; done; echo $last >> {}; exec {PROGRAMS}/ffmpeg \"$@\"", log.display()));
     let studio = studio.by(&counting.0);
-    for name in ["480p.m3u8", "poster.jpg", "master.m3u8"] {
+    for name in ["480p.m3u8", "poster.jpg", "master.m3u8", MADE] {
         std::fs::remove_file(studio.made(id, name)).unwrap();
     }
     // What a killed run has left of a file that it was storing, and what one that is alive writes right now.

@@ -12,7 +12,7 @@ use store::{Files, FilesSettings};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use video_worker::scratch::Scratch;
-use video_worker::transcoder::{Encoder, Limits, Refusal, TranscodeError, Transcoded, Transcoder, Waiting};
+use video_worker::transcoder::{Encoder, Limits, MADE, Refusal, TranscodeError, Transcoded, Transcoder, Waiting};
 
 /// Where the host's ffmpeg is.
 pub(crate) const PROGRAMS: &str = "/usr/bin";
@@ -56,16 +56,16 @@ impl Studio {
         self.directory.0.join("files").join(video_folder(id)).join(name)
     }
 
-    /// The names of a video's files, without the upload.
+    /// The names of a video's files that are shown.
     pub(crate) fn names(&self, id: Uuid) -> BTreeSet<String> {
         let found = std::fs::read_dir(self.made(id, "")).unwrap();
         let names = found.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        names.filter(|name| name != "source").collect()
+        names.filter(|name| name != MADE && !name.starts_with("source-")).collect()
     }
 
     /// Stores a file as an upload.
     pub(crate) async fn upload(&self, id: Uuid, path: &Path) -> VideoSource {
-        let key = video_source_key(id);
+        let key = video_source_key(id, id);
         let bytes = self.transcoder.files.put_file(&key, path).await.unwrap();
         VideoSource { key, bytes, sha256: String::new() }
     }

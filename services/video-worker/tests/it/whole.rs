@@ -5,7 +5,7 @@ use std::path::Path;
 
 use pipeline::{Control, topology};
 use serde_json::{Value, json};
-use store::files::{video_folder, video_source_key};
+use store::files::video_folder;
 
 use crate::fixture::{Fixture, OWNER, Worker, mail};
 use crate::sample::{Samples, decode};
@@ -138,12 +138,12 @@ async fn an_upload_that_is_there_late_becomes_a_video_at_the_next_attempt() {
     let web = fixture.web().await;
     let path = samples.plain("video.mp4", "320x180", "1");
     let job = fixture.upload(&path).await;
-    fixture.files.delete(&video_source_key(job.id)).await.unwrap();
+    fixture.files.delete(&job.payload.source.key).await.unwrap();
     web.publisher().publish_job(&job).await.unwrap();
     let (key, event) = events.next_json().await;
     assert_eq!(key, "job.retrying");
     assert!(event["failure"]["reason"].as_str().unwrap().contains("is not in the store of files"), "{event}");
-    fixture.files.put_file(&video_source_key(job.id), &path).await.unwrap();
+    fixture.files.put_file(&job.payload.source.key, &path).await.unwrap();
     loop {
         let (key, _) = events.next_json().await;
         if key == "job.succeeded" {

@@ -9,6 +9,9 @@ pub const UPLOADS: &str = "uploads";
 /// The folder of all videos.
 pub const VIDEOS: &str = "videos";
 
+/// How the names of uploads begin, and of nothing that is made of them.
+const SOURCE: &str = "source-";
+
 const LONGEST_KEY: usize = 200;
 
 /// The key under which the PDF of a report is kept.
@@ -35,10 +38,16 @@ pub fn video_key(video_id: Uuid, name: &str) -> String {
     format!("{VIDEOS}/{video_id}/{name}")
 }
 
-/// The key under which a video is kept as it was uploaded.
+/// The key under which a video is kept as it was uploaded: one for each upload, so that none takes the place of another.
 #[must_use]
-pub fn video_source_key(video_id: Uuid) -> String {
-    video_key(video_id, "source")
+pub fn video_source_key(video_id: Uuid, upload_id: Uuid) -> String {
+    video_key(video_id, &format!("{SOURCE}{}", upload_id.simple()))
+}
+
+/// Whether a key of a file of a video is [that of an upload](video_source_key).
+#[must_use]
+pub fn is_video_source(key: &str) -> bool {
+    key.rsplit('/').next().is_some_and(|name| name.starts_with(SOURCE))
 }
 
 /// Takes only what the server itself makes: `folder/…/name.extension` of lower-case letters, digits, `-` and `_`, one

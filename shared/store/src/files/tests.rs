@@ -123,7 +123,7 @@ async fn a_file_that_is_cut_while_it_is_read_is_an_error() {
 async fn a_file_that_is_renamed_has_the_new_key_alone() {
     let directory = Directory::create();
     let files = directory.open();
-    let (upload, source) = (upload_key(Uuid::from_u128(1)), video_source_key(Uuid::from_u128(2)));
+    let (upload, source) = (upload_key(Uuid::from_u128(1)), video_source_key(Uuid::from_u128(2), Uuid::from_u128(1)));
     for content in [&b"old"[..], b"new"] {
         files.put(&upload, Bytes::from_static(content)).await.unwrap();
         assert!(files.rename(&upload, &source).await.unwrap());

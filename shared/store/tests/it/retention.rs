@@ -67,6 +67,39 @@ async fn jobs_go_when_they_ended_long_ago() {
 }
 
 #[tokio::test]
+async fn a_job_is_settled_a_while_after_it_ended_unless_it_may_be_replayed() {
+    use JobEventType::{Cancelled, Dead, Queued, Refused, Started, Succeeded};
+    let store = TestStore::create().await;
+    let [succeeded, refused, cancelled, dead, replayed, running, young] = [(); 7].map(|()| Uuid::new_v4());
+    for (id, last) in [
+        (succeeded, Succeeded),
+        (refused, Refused),
+        (cancelled, Cancelled),
+        (dead, Dead),
+        (replayed, Succeeded),
+        (running, Started),
+        (young, Succeeded),
+    ] {
+        apply(&store.pool, &event(id, last, 3)).await;
+    }
+    for id in [succeeded, refused, cancelled, dead, replayed] {
+        age(&store.pool, "jobs", "finished_at", id, "61 minutes").await;
+    }
+    apply(&store.pool, &JobEvent { replays: 1, ..event(replayed, Queued, 0) }).await;
+    age(&store.pool, "jobs", "finished_at", young, "59 minutes").await;
+
+    let asked = [succeeded, refused, cancelled, dead, replayed, running, young, Uuid::new_v4()];
+    let mut expected = vec![succeeded, refused, cancelled];
+    let mut sweep = sweep(&store.pool).await;
+    let mut settled = sweep.settled_jobs(&asked, Utc::now() - TimeDelta::hours(1)).await.unwrap();
+    settled.sort();
+    expected.sort();
+    assert_eq!(settled, expected);
+    assert!(sweep.settled_jobs(&[], Utc::now()).await.unwrap().is_empty());
+    sweep.finish().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_job_is_unknown_that_has_neither_a_row_nor_waits_in_the_outbox() {
     let store = TestStore::create().await;
     let [queued, over, waiting, unknown] = [(); 4].map(|()| Uuid::new_v4());

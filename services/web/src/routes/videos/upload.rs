@@ -14,7 +14,7 @@ use pipeline::jobs::{TranscodeVideo, VideoSource, VideoTitle};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use store::Files;
-use store::files::{upload_key, video_key};
+use store::files::{upload_key, video_source_key};
 use tokio::time::{Instant, timeout_at};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
@@ -146,7 +146,7 @@ pub(crate) async fn upload(
         recipient,
     })?;
     // By a name of its own: what comes later under the same key takes the place of nothing.
-    let source = video_key(job.id, &format!("source-{}", upload.simple()));
+    let source = video_source_key(job.id, upload);
     if !app.files.rename(&uploaded, &source).await? {
         return Err(Problem::Internal(anyhow::anyhow!("the upload is gone")));
     }
