@@ -99,14 +99,15 @@ impl Sender {
         let Some(batch) = outbox::take_due(&self.pool, limit).await? else {
             return Ok(Turn::NothingDue);
         };
+        let taken = batch.rows().len();
         let sending = FuturesUnordered::new();
         for row in batch.rows() {
-            sending.push(async { (row.job_id, self.send(row).await) });
+            sending.push(async { Some((row.job_id, self.send(row).await?)) });
         }
-        let outcomes: Vec<(Uuid, Outcome)> = sending.collect().await;
+        let outcomes: Vec<(Uuid, Outcome)> = sending.filter_map(std::future::ready).collect().await;
         batch.finish(&outcomes).await?;
         count(&outcomes);
-        Ok(Turn::Took(outcomes.len()))
+        Ok(if outcomes.len() < taken { Turn::BrokerAway } else { Turn::Took(taken) })
     }
 
     async fn wait(&mut self) {
@@ -119,11 +120,12 @@ impl Sender {
         }
     }
 
-    async fn send(&self, row: &DueRow) -> Outcome {
+    /// What became of a row; `None` where it is due as before.
+    async fn send(&self, row: &DueRow) -> Option<Outcome> {
         let published = match read(row) {
             Ok(Message::Job(sealed)) if self.fullness.is_nearly_full(&sealed.kind, sealed.job.lane) => {
                 // The rest is for what must return to its queue.
-                return failed(row, "the queue is nearly full".to_owned());
+                return Some(failed(row, "the queue is nearly full".to_owned()));
             }
             Ok(Message::Job(sealed)) => {
                 let published = self.publisher.publish_sealed(&sealed).await;
@@ -133,16 +135,9 @@ impl Sender {
                 published
             }
             Ok(Message::Event(event)) => self.publisher.publish_event(&event).await,
-            Err(error) => return set_aside(row, format!("{error:#}")),
+            Err(error) => return Some(set_aside(row, format!("{error:#}"))),
         };
-        match published {
-            Ok(()) => {
-                tracing::info!(job.id = %row.job_id, job.kind = row.kind, "sent");
-                Outcome::Sent
-            }
-            Err(error @ PublishError::Encode(_)) => set_aside(row, format!("{:#}", anyhow::Error::new(error))),
-            Err(error) => failed(row, error.to_string()),
-        }
+        became(row, published)
     }
 
     /// Tells whoever listens that the job is on its queue; its timeline gets that with the mark. The event's id derives from the
@@ -165,7 +160,7 @@ pub enum Turn {
     Took(usize),
     /// Nothing is due that nobody else holds.
     NothingDue,
-    /// Nothing can be published right now, so nothing was taken.
+    /// Nothing can be published right now. What was not sent is due as before.
     BrokerAway,
 }
 
@@ -194,6 +189,19 @@ fn read(row: &DueRow) -> anyhow::Result<Message> {
             Ok(Message::Event(event))
         }
     }
+}
+
+fn became(row: &DueRow, published: Result<(), PublishError>) -> Option<Outcome> {
+    Some(match published {
+        Ok(()) => {
+            tracing::info!(job.id = %row.job_id, job.kind = row.kind, "sent");
+            Outcome::Sent
+        }
+        // The broker went away between the look at it and this. Nothing was sent, and the row must not wait longer for that.
+        Err(PublishError::NotConnected | PublishError::Blocked) => return None,
+        Err(error @ PublishError::Encode(_)) => set_aside(row, format!("{:#}", anyhow::Error::new(error))),
+        Err(error) => failed(row, error.to_string()),
+    })
 }
 
 fn set_aside(row: &DueRow, reason: String) -> Outcome {
@@ -251,12 +259,12 @@ mod tests {
 
     use chrono::Utc;
     use pipeline::events::JobReference;
-    use pipeline::{Event, EventBody};
+    use pipeline::{Event, EventBody, PublishError};
     use serde_json::{Value, json};
-    use store::outbox::{Carries, DueRow};
+    use store::outbox::{Carries, DueRow, Outcome};
     use uuid::Uuid;
 
-    use super::{Message, backoff, read};
+    use super::{Message, backoff, became, read};
 
     #[test]
     fn a_row_that_fails_is_tried_less_and_less_often() {
@@ -267,6 +275,17 @@ mod tests {
 
     fn row(id: Uuid, carries: Carries, message: String) -> DueRow {
         DueRow { job_id: id, kind: String::new(), carries, message, due_at: Utc::now(), attempts: 0 }
+    }
+
+    #[test]
+    fn what_was_not_sent_because_the_broker_is_away_is_due_as_before() {
+        let row = row(Uuid::from_u128(7), Carries::Job, String::new());
+        for away in [PublishError::NotConnected, PublishError::Blocked] {
+            assert_eq!(became(&row, Err(away)), None);
+        }
+        let tried = became(&row, Err(PublishError::Unconfirmed));
+        assert!(matches!(tried, Some(Outcome::Failed { .. })), "{tried:?}");
+        assert_eq!(became(&row, Ok(())), Some(Outcome::Sent));
     }
 
     #[test]
