@@ -15,6 +15,7 @@ use uuid::Uuid;
 use crate::App;
 use crate::caller::Caller;
 use crate::changes::Watched;
+use crate::job_status::Job;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 use crate::routes::jobs::{EventView, find};
@@ -59,7 +60,7 @@ pub(crate) async fn stream(
     let watched = app.changes.watch(id);
     let job = find(&app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
     let seen = last_event_id(&headers);
-    if job.row.state.is_final() && seen >= job.row.last_number {
+    if end(&job).is_some_and(|end| seen >= end) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let follower = Follower {
@@ -135,8 +136,9 @@ impl Follower {
     async fn look(&mut self) -> Result<(Vec<Result<sse::Event, Infallible>>, bool), DatabaseError> {
         // It was there. A row may come later than its copy goes.
         let Some(job) = find(&self.app, self.id, &self.owner).await? else { return Ok((Vec::new(), false)) };
-        let (mut events, seen) = (Vec::new(), self.seen);
-        for row in job.events.into_iter().skip_while(|row| row.number <= seen) {
+        let (mut events, seen, end) = (Vec::new(), self.seen, end(&job));
+        let is_over = |number| end.is_some_and(|end| number > end);
+        for row in job.events.into_iter().skip_while(|row| row.number <= seen).take_while(|row| !is_over(row.number)) {
             self.seen = row.number;
             let event = sse::Event::default().id(row.number.to_string()).event(row.event_type.as_str());
             match event.json_data(EventView::of(row)) {
@@ -144,6 +146,13 @@ impl Follower {
                 Err(error) => tracing::error!(job.id = %self.id, %error, "write an event as JSON"),
             }
         }
-        Ok((events, job.row.state.is_final()))
+        Ok((events, end.is_some()))
     }
+}
+
+/// The number of the event with which a job ended, if it has. Who accepted it and who tracks it write side by side, so that what came
+/// before may have a number after that: it is told no more.
+fn end(job: &Job) -> Option<i64> {
+    let final_event = || job.events.iter().rev().find(|row| row.event_type.state() == job.row.state);
+    job.row.state.is_final().then(|| final_event().map_or(job.row.last_number, |row| row.number))
 }

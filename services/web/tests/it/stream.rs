@@ -64,6 +64,21 @@ async fn a_stream_goes_on_after_the_last_event_that_was_received() {
 }
 
 #[tokio::test]
+async fn what_is_written_down_after_the_final_event_is_streamed_to_nobody() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let mut job = Told::queued(&web).await;
+    job.tell(Type::Succeeded, json!({"result": null})).await;
+    job.tell(Type::Started, json!({})).await;
+    let mut stream = open(&web, &job, None).await;
+    assert_eq!(stream.next().await, Some(Item::Retry(1000)));
+    assert_eq!(stream.event().await, (1, "job.succeeded".to_owned()));
+    assert_eq!(stream.next().await, None);
+    assert_eq!(open(&web, &job, Some("1")).await.response.status(), StatusCode::NO_CONTENT);
+    web.stop().await;
+}
+
+#[tokio::test]
 async fn a_silent_stream_shows_that_it_lives() {
     let database = database().await;
     let limits = Limits { keep_alive: Duration::from_millis(50), ..Limits::default() };
