@@ -15,12 +15,13 @@ use crate::consumer::{Consume, Consumes, Permits, Settle};
 use crate::publisher::Publisher;
 use crate::topology::{self, Lane, ServiceRow, WorkerRow};
 
+use super::decide::{Outcome, decide};
 use super::dependencies::Dependencies;
 use super::executor::HandlerThreads;
 use super::handler::Handlers;
 use super::run::{Received, run};
 use super::running::{Running, listen};
-use super::{decide::decide, settle::Settlement};
+use super::settle::Settlement;
 
 /// How long a settlement waits for a confirm before it publishes again. A copy published twice is a job run twice, and nobody
 /// waits for this one: so longer than a disk stalls, and longer than a broker that is gone stays unnoticed (two heartbeats).
@@ -172,7 +173,10 @@ async fn live(worker: Arc<Worker>, delivery: Delivery, mut settle: Settle) {
     let Some(outcome) = run(&worker, &mut received, &delivery, &settle.lost).await else {
         return; // The connection is gone: the broker has given the job to somebody else.
     };
-    settle.leave_place();
+    // Of a message that is set apart a crash is near: nothing begins in its place before its original is gone.
+    if !matches!(outcome, Outcome::Suspicious) {
+        settle.leave_place();
+    }
     let decision = decide(received.attempt(), outcome, &worker.row.retry, worker.time_scale);
     Settlement { worker: &worker, received, delivery, settle }.settle(decision).await;
 }
