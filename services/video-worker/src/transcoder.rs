@@ -134,7 +134,8 @@ impl Transcoder {
     async fn made(&self, id: Uuid) -> Result<Option<Transcoded>, TranscodeError> {
         let Some(text) = self.read(id, MADE).await? else { return Ok(None) };
         let made = serde_json::from_slice(&text);
-        made.map(Some).map_err(|error| TranscodeError::Defect(format!("read {MADE}: {error}")))
+        // Of another release: what is stored is not made again, and this is written anew.
+        Ok(made.inspect_err(|error| tracing::warn!(job.id = %id, %error, "read {MADE}")).ok())
     }
 
     async fn read(&self, id: Uuid, name: &str) -> Result<Option<Vec<u8>>, TranscodeError> {

@@ -50,6 +50,7 @@ pub(crate) struct Shared {
 
 impl Cache {
     /// A cache in `redis`. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
+    /// Called within a Tokio runtime.
     #[must_use]
     pub fn new(redis: Redis, loads: usize) -> Self {
         let entries = Entries::new(redis);
@@ -125,8 +126,9 @@ impl Cache {
 
     /// The shortest way to a value: a plain read, if it is stored, fresh and readable.
     async fn read<T: DeserializeOwned>(&self, key: String) -> Option<Option<T>> {
-        let now = self.shared.clock.now()?;
+        self.shared.clock.now()?;
         let stored = self.shared.reads.read(key).await?;
+        let now = self.shared.clock.now()?;
         chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
         value::decode(&stored.value)
     }

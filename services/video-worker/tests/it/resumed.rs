@@ -33,6 +33,11 @@ async fn what_is_stored_is_not_made_again() {
     assert_eq!(studio.run(id, &source).await.unwrap(), made);
     assert_eq!(studio.told.lock().unwrap().len(), 1, "the file is read again, and nothing else is done");
 
+    // Another release wrote something else there.
+    std::fs::write(studio.made(id, MADE), r#"{"minutes": 1}"#).unwrap();
+    assert_eq!(studio.run(id, &source).await.unwrap(), made);
+    assert_eq!(studio.told.lock().unwrap().len(), 2);
+
     // A step that ended between its two files, and one that never began.
     let log = samples.path("log");
     let counting =

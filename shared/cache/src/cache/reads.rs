@@ -2,8 +2,10 @@
 //! Redis and this process a part of what a `GET` for each does.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::entries::{Entries, Stored};
 
@@ -11,6 +13,9 @@ use super::entries::{Entries, Stored};
 const QUEUE: usize = 1024;
 /// Reads that one question gathers: values are 1 MiB at most.
 const GATHERED: usize = 128;
+
+/// After a question that took so long, those who came meanwhile go the longer way too.
+const SLOW: Duration = Duration::from_millis(50);
 
 /// The reads of one process. Called within a Tokio runtime.
 #[derive(Debug)]
@@ -48,18 +53,19 @@ async fn answer(entries: Entries, mut reads: mpsc::Receiver<Read>) {
             waiting.entry(key).or_default().push(answer);
         }
         let (keys, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
-        match entries.read(&keys).await {
-            Ok(stored) => {
-                let found = stored.into_iter().zip(waiting).filter_map(|(stored, waiting)| Some((stored?, waiting)));
-                for (stored, waiting) in found {
-                    for answer in waiting {
-                        // Who has given up needs none.
-                        drop(answer.send(stored.clone()));
-                    }
+        let asked = Instant::now();
+        if let Ok(stored) = entries.read(&keys).await {
+            let found = stored.into_iter().zip(waiting).filter_map(|(stored, waiting)| Some((stored?, waiting)));
+            for (stored, waiting) in found {
+                for answer in waiting {
+                    // Who has given up needs none.
+                    drop(answer.send(stored.clone()));
                 }
             }
-            // Whoever has come meanwhile would wait as long again.
-            Err(_) => while reads.try_recv().is_ok() {},
+        }
+        if asked.elapsed() > SLOW {
+            // Whoever has come meanwhile would wait as long again, and some of them many times.
+            while reads.try_recv().is_ok() {}
         }
     }
 }
