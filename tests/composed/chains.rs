@@ -21,9 +21,10 @@ async fn listen(channel: &Channel) -> Consumer {
     let mut arguments = FieldTable::default();
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
     let queue = channel.queue_declare("".into(), options, arguments).await.unwrap().name().clone();
-    for key in ["report.render.*", "order.place.*", "email.send.*"] {
+    for kind in ["report.render", "order.place", "email.send"] {
+        let (exchange, key) = (format!("postroom.jobs.{kind}"), "normal".into());
         let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind(queue.clone(), "postroom.jobs".into(), key.into(), options, arguments).await.unwrap();
+        channel.queue_bind(queue.clone(), exchange.as_str().into(), key, options, arguments).await.unwrap();
     }
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     channel.basic_consume(queue, "".into(), options, FieldTable::default()).await.unwrap()

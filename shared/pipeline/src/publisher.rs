@@ -16,7 +16,7 @@ use crate::control::Control;
 use crate::events::Event;
 use crate::jobs::Job;
 use crate::message::{OutgoingJob, PAYLOAD_HASH, SealedJob, base_properties};
-use crate::topology::{CONTROL, EVENTS, JOBS, UNRECORDED};
+use crate::topology::{CONTROL, EVENTS, UNRECORDED, jobs_exchange};
 
 /// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
 const WINDOW: usize = 1024;
@@ -68,7 +68,7 @@ pub struct Publisher {
 
 /// Where a message goes and with what.
 pub(crate) struct Outgoing<'a> {
-    pub(crate) exchange: &'static str,
+    pub(crate) exchange: &'a str,
     pub(crate) routing_key: &'a str,
     pub(crate) properties: BasicProperties,
     pub(crate) body: &'a [u8],
@@ -106,9 +106,9 @@ impl Publisher {
     }
 
     async fn publish<J>(&self, kind: &str, job: &OutgoingJob<J>, body: &[u8]) -> Result<(), PublishError> {
-        let routing_key = format!("{kind}.{}", job.lane.as_str());
+        let (exchange, routing_key) = (jobs_exchange(kind), job.lane.as_str());
         let properties = job.properties(kind, &self.app_id);
-        self.send(Outgoing { exchange: JOBS, routing_key: &routing_key, properties, body, mandatory: true }).await
+        self.send(Outgoing { exchange: &exchange, routing_key, properties, body, mandatory: true }).await
     }
 
     /// Tells every process that listens. `Ok` means that each of them will hear it; there may be none.
@@ -126,11 +126,10 @@ impl Publisher {
     /// # Errors
     /// See [`PublishError`]; a probe is never returned.
     pub async fn probe(&self, kind: &str) -> Result<(), PublishError> {
-        // Of the lanes' names none is this one, and bindings have no wildcards: the broker drops it and says that it is done.
-        let routing_key = format!("{kind}.probe");
+        // No lane has this name: the broker drops it and says that it is done.
+        let (exchange, routing_key) = (jobs_exchange(kind), "probe");
         let properties = base_properties(Uuid::now_v7(), "probe", Utc::now(), &self.app_id);
-        self.send(Outgoing { exchange: JOBS, routing_key: &routing_key, properties, body: b"{}", mandatory: false })
-            .await
+        self.send(Outgoing { exchange: &exchange, routing_key, properties, body: b"{}", mandatory: false }).await
     }
 
     /// How many publishes wait for their confirm at the moment; there is a bound.

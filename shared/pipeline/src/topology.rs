@@ -18,9 +18,7 @@ pub use expand::{Argument, Binding, Exchange, Queue, Scale, Topology};
 pub use permissions::definitions;
 pub(crate) use verify::{Inspection, Inspections, Inspector, Management};
 
-/// Work to do: topic exchange, routing key `<kind>.<lane>`.
-pub const JOBS: &str = "postroom.jobs";
-/// What happened: topic exchange, routing key = the event's type.
+/// What happened: direct exchange, routing key = the event's type.
 pub const EVENTS: &str = "postroom.events";
 /// Wait, then return: topic exchange, routing key `<origin queue>.<tier>`.
 pub const DELAY: &str = "postroom.delay";
@@ -40,6 +38,13 @@ pub const TRACKER_LIFECYCLE: &str = "tracker.lifecycle";
 pub const TRACKER_PROGRESS: &str = "tracker.progress";
 /// A copy of each dead letter, for the tracker: what the broker itself gave up has no event.
 pub const TRACKER_DEAD_LETTERS: &str = "tracker.dead_letters";
+
+/// Work to do: each kind has a direct exchange of its own, `postroom.jobs.<kind>`, with the lane as the routing key. Who may write
+/// to it may publish that kind.
+#[must_use]
+pub fn jobs_exchange(kind: &str) -> String {
+    format!("postroom.jobs.{kind}")
+}
 
 /// What the routing key of an event ends with that the tracker is to write down because its publisher could not.
 pub(crate) const UNRECORDED: &str = "unrecorded";

@@ -40,10 +40,6 @@ impl Vhost {
             let user = permission["user"].as_str().expect("a user");
             manage(Method::PUT, &format!("permissions/{name}/{user}"), Some(permission.clone())).await;
         }
-        for permission in definitions["topic_permissions"].as_array().expect("definitions with topic permissions") {
-            let user = permission["user"].as_str().expect("a user");
-            manage(Method::PUT, &format!("topic-permissions/{name}/{user}"), Some(permission.clone())).await;
-        }
         let (connection, channel) = connect(&broker_url(&name, "operator")).await;
         Self { name, finished: false, connection, channel }
     }

@@ -15,7 +15,7 @@ use crate::Plan;
 use crate::house::House;
 use crate::http::Client;
 use crate::latency::{Latencies, paced};
-use crate::part::bare;
+use crate::part::{EXCHANGE, ROUTING_KEY, bare};
 use crate::postroom;
 use crate::process::Program;
 use crate::results::Results;
@@ -120,8 +120,7 @@ async fn ask(client: &mut Client) -> anyhow::Result<String> {
 async fn confirms(house: &House, rate: f64, count: u32) -> anyhow::Result<Latencies> {
     let bare = bare::Publishing::start(&house.broker_url("noop-worker")).await?;
     let tools = vec![&bare; OUTSTANDING];
-    let latencies =
-        paced(rate, count, tools, async |bare| bare.publish("postroom.jobs", "noop.run.normal").await).await?;
+    let latencies = paced(rate, count, tools, async |bare| bare.publish(EXCHANGE, ROUTING_KEY).await).await?;
     bare.close().await?;
     house.clear(&["noop.normal"], &[]).await?;
     Ok(latencies)

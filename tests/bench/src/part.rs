@@ -23,8 +23,8 @@ const WINDOW: usize = 256;
 /// A disk that stalls is slow, no failure: the others here have no deadline at all.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// What every peer's message travels by as well: the exchange and the key of a no-op job.
-const EXCHANGE: &str = "postroom.jobs";
-const ROUTING_KEY: &str = "noop.run.normal";
+pub(crate) const EXCHANGE: &str = "postroom.jobs.noop.run";
+pub(crate) const ROUTING_KEY: &str = "normal";
 
 /// Does one part and prints what the driver waits for.
 pub(crate) async fn run(arguments: &[String]) -> anyhow::Result<()> {

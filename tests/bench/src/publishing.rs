@@ -6,6 +6,7 @@ use futures_util::future::try_join_all;
 
 use crate::Plan;
 use crate::house::House;
+use crate::part::{EXCHANGE, ROUTING_KEY};
 use crate::process::Program;
 use crate::results::Results;
 
@@ -61,7 +62,7 @@ async fn rate(house: &House, contender: &str, window: usize, count: u32) -> anyh
         LAPIN => Program::part(house, "publish-lapin")?.arg(window.to_string()),
         _ => {
             let program = Program::new(house, "publish-librabbitmq", house.folder.join("publish"))?;
-            let program = program.arg(&url).arg("postroom.jobs").arg("noop.run.normal");
+            let program = program.arg(&url).arg(EXCHANGE).arg(ROUTING_KEY);
             program.arg("1024").arg(window.to_string()).arg(count.to_string())
         }
     };

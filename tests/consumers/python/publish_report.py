@@ -28,8 +28,8 @@ def main():
     # With confirms, basic_publish raises when the broker does not take the message; with mandatory, when no queue does.
     channel.confirm_delivery()
     channel.basic_publish(
-        exchange="postroom.jobs",
-        routing_key="report.render.normal",
+        exchange="postroom.jobs.report.render",
+        routing_key="normal",
         body=json.dumps(payload),
         properties=pika.BasicProperties(
             message_id=job_id,

@@ -411,9 +411,10 @@ async fn poison(load: &mut Load) -> anyhow::Result<()> {
             .with_type(kind.into())
             .with_content_type(content_type.into())
             .with_delivery_mode(2);
-        let (options, key) = (BasicPublishOptions::default(), format!("{routed_as}.normal"));
+        let (options, exchange) = (BasicPublishOptions::default(), format!("postroom.jobs.{routed_as}"));
         #[expect(clippy::disallowed_methods, reason = "it is meant to be what no publisher of ours would send")]
-        let publish = channel.basic_publish("postroom.jobs".into(), key.into(), options, body.as_bytes(), properties);
+        let publish =
+            channel.basic_publish(exchange.as_str().into(), "normal".into(), options, body.as_bytes(), properties);
         publish.await?.await.context("the broker takes the message")?;
         load.add(move |_| async move { Ok(Accepted::now(id, Kind::Poison, 0)) });
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use pipeline::jobs::{Job, RenderReport};
 use pipeline::topology::{self, Lane};
 use reqwest::Method;
 use serde_json::json;
@@ -21,7 +22,7 @@ async fn what_a_full_queue_refuses_stays_and_is_sent_when_there_is_room() {
     fixture.wait_sent(2).await;
     fixture.vhost.wait_ready(QUEUE, 2).await;
     let refused = "SELECT count(*) FROM outbox WHERE sent_at IS NULL AND attempts > 0 AND next_try_at > due_at
-                   AND last_error LIKE 'refused for \"report.render.normal\"%'";
+                   AND last_error LIKE 'refused for \"normal\" on \"postroom.jobs.report.render\"%'";
     while fixture.count(refused).await == 0 {
         ids.extend(fixture.put(1).await);
         assert!(ids.len() < 200, "the queue takes more than its limit");
@@ -62,11 +63,11 @@ async fn the_last_tenth_of_a_queue_is_left_to_what_must_return() {
 async fn what_no_queue_takes_stays_and_holds_up_nothing() {
     let fixture = Fixture::new().await;
     let dispatcher = fixture.dispatcher().await;
-    let bulk = "report.render.bulk";
+    let exchange = topology::jobs_exchange(RenderReport::KIND);
     let unbound = fixture.vhost.channel().queue_unbind(
         "report.bulk".into(),
-        topology::JOBS.into(),
-        bulk.into(),
+        exchange.as_str().into(),
+        "bulk".into(),
         Default::default(),
     );
     unbound.await.unwrap();
@@ -80,8 +81,8 @@ async fn what_no_queue_takes_stays_and_holds_up_nothing() {
 
     let bound = fixture.vhost.channel().queue_bind(
         "report.bulk".into(),
-        topology::JOBS.into(),
-        bulk.into(),
+        exchange.as_str().into(),
+        "bulk".into(),
         Default::default(),
         Default::default(),
     );

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use backing::{Vhost, replay};
-use pipeline::jobs::{EmailAddress, SendEmail};
+use pipeline::jobs::{EmailAddress, Job, SendEmail};
 use pipeline::{Broker, BrokerSettings, BrokerState, OutgoingJob, topology};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
@@ -171,7 +171,7 @@ async fn a_replay_of_a_mail_that_was_sent_sends_none() {
     let (fixture, vhost) = (Fixture::new().await, Vhost::create(&topology::definitions()).await);
     let worker = Worker::start(&fixture, &vhost, &smtp());
     vhost.wait("ready", || async { worker.ready().await.is_some_and(|(status, _)| status == 200) }).await;
-    let mut messages = vhost.listen(topology::JOBS, "email.send.*").await;
+    let mut messages = vhost.listen(&topology::jobs_exchange(SendEmail::KIND), "normal").await;
     let mut events = vhost.listen(topology::EVENTS, "job.succeeded").await;
     let (id, job) = (Uuid::new_v4(), fixture.job(b"%PDF-1.7".to_vec()).await);
     publish(&vhost, id, &job).await;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use backing::replay;
 use chrono::Utc;
+use pipeline::jobs::{Job, PlaceOrder};
 use pipeline::topology;
 use serde_json::json;
 use store::jobs::{JobEvent, JobEventType, apply_event};
@@ -65,7 +66,7 @@ async fn every_order_is_decided_on_once_though_workers_are_killed() {
 async fn a_replay_of_an_order_places_nothing_and_takes_nothing_and_writes_to_nobody_again() {
     let fixture = Fixture::new().await;
     let worker = Worker::start(&fixture, &fixture.database.url()).await;
-    let mut messages = fixture.vhost.listen(topology::JOBS, "order.place.*").await;
+    let mut messages = fixture.vhost.listen(&topology::jobs_exchange(PlaceOrder::KIND), "normal").await;
     let mut events = fixture.vhost.listen_to(topology::EVENTS, &["job.succeeded", "job.refused"]).await;
     let web = fixture.web().await;
     let (placed, refused) = (order(&[(LAMP, 2)]), order(&[(MUG, 2)]));

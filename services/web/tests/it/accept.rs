@@ -27,7 +27,7 @@ async fn a_report_that_is_asked_for_is_on_its_queue_before_the_answer() {
     assert_eq!(body["links"], json!({"self": location, "events": format!("{location}/events")}));
 
     let message = vhost.take("report.normal").await;
-    assert_eq!(message.routing_key.as_str(), "report.render.normal");
+    assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("postroom.jobs.report.render", "normal"));
     let properties = &message.properties;
     assert_eq!(properties.message_id().as_ref().unwrap().as_str(), id);
     assert_eq!(properties.kind().as_ref().unwrap().as_str(), "report.render");

@@ -1,7 +1,6 @@
 use std::time::{Duration, Instant};
 
 use backing::Proxy;
-use pipeline::topology;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -26,8 +25,8 @@ async fn a_job_that_no_queue_takes_is_never_answered_with_202() {
     let web = Web::start_connected(Behind::broker(&vhost)).await;
     let unbound = vhost.channel().queue_unbind(
         "report.normal".into(),
-        topology::JOBS.into(),
-        "report.render.normal".into(),
+        "postroom.jobs.report.render".into(),
+        "normal".into(),
         Default::default(),
     );
     unbound.await.unwrap();

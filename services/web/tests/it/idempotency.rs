@@ -106,7 +106,7 @@ async fn what_was_refused_can_be_asked_for_again_under_its_key() {
     // As long as this, a repeat waits for the first request's job.
     let limits = Limits { publish: Duration::from_secs(3), ..Limits::default() };
     let web = Web::start_connected(Behind { limits, ..Behind::both(&vhost, &database) }).await;
-    let (queue, exchange, key) = ("report.normal", pipeline::topology::JOBS, "report.render.normal");
+    let (queue, exchange, key) = ("report.normal", "postroom.jobs.report.render", "normal");
     vhost.channel().queue_unbind(queue.into(), exchange.into(), key.into(), Default::default()).await.unwrap();
     problem(web.post_report_once("k", &november()).await, 503, "no-queue").await;
     let (options, arguments) = (Default::default(), Default::default());

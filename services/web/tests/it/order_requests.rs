@@ -56,7 +56,7 @@ async fn an_order_is_on_its_queue_before_the_answer_and_needs_no_database() {
     );
 
     let message = vhost.take("order.normal").await;
-    assert_eq!(message.routing_key.as_str(), "order.place.normal");
+    assert_eq!((message.exchange.as_str(), message.routing_key.as_str()), ("postroom.jobs.order.place", "normal"));
     let properties = &message.properties;
     assert_eq!(properties.message_id().as_ref().unwrap().as_str(), id);
     assert_eq!(*properties.delivery_mode(), Some(2));

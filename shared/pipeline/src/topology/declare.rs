@@ -83,7 +83,7 @@ pub(crate) async fn declare(channel: &Channel, topology: &Topology) -> Result<()
         for Binding { exchange, key, queue } in topology.bindings.iter().filter(|binding| binding.queue == *name) {
             let bound = channel.queue_bind(
                 queue.as_str().into(),
-                (*exchange).into(),
+                exchange.as_str().into(),
                 key.as_str().into(),
                 QueueBindOptions::default(),
                 FieldTable::default(),

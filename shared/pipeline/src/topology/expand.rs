@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{
-    CONTROL, DEAD, DELAY, EVENTS, JOBS, Lane, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
-    TRACKER_PROGRESS, UNRECORDED, UNROUTABLE, WORKERS, WorkerRow, early, worker, worker_of,
+    CONTROL, DEAD, DELAY, EVENTS, Lane, RETURN, SERVICES, ServiceRow, TRACKER_DEAD_LETTERS, TRACKER_LIFECYCLE,
+    TRACKER_PROGRESS, UNRECORDED, UNROUTABLE, WORKERS, WorkerRow, early, jobs_exchange, worker, worker_of,
 };
 
 /// The broker's own limit of deliveries, the last resort for a message that kills its worker. Stated, because the default
@@ -77,7 +77,7 @@ pub enum Argument {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Binding {
     /// From where.
-    pub exchange: &'static str,
+    pub exchange: String,
     /// The routing key, or for a topic exchange its pattern.
     pub key: String,
     /// To which queue.
@@ -115,16 +115,10 @@ impl Topology {
     }
 
     fn add_exchanges(&mut self) {
-        let plain = [
-            (JOBS, "topic"),
-            (EVENTS, "topic"),
-            (DELAY, "topic"),
-            (DEAD, "direct"),
-            (UNROUTABLE, "fanout"),
-            (CONTROL, "fanout"),
-        ];
+        let plain =
+            [(EVENTS, "direct"), (DELAY, "topic"), (DEAD, "direct"), (UNROUTABLE, "fanout"), (CONTROL, "fanout")];
         for (name, kind) in plain {
-            self.exchanges.insert(name.to_owned(), Exchange { kind, alternate: None });
+            self.add_exchange(name, kind);
         }
         self.exchanges.insert(RETURN.to_owned(), Exchange { kind: "topic", alternate: Some(UNROUTABLE) });
         self.add_queue(UNROUTABLE, quorum(DELIVERY_LIMIT_OUT_OF_REACH));
@@ -136,7 +130,7 @@ impl Topology {
         let mut lifecycle = quorum(DELIVERY_LIMIT_OUT_OF_REACH);
         dead_letter(&mut lifecycle, "tracker.dead");
         self.add_queue(TRACKER_LIFECYCLE, lifecycle);
-        // Literal, so that progress stays out; and so does `job.queued`, which whoever accepts a job writes down itself.
+        // Without `job.queued`, which whoever accepts a job writes down itself.
         self.bind(EVENTS, &format!("job.queued.{UNRECORDED}"), TRACKER_LIFECYCLE);
         for event in ["started", "retrying", "succeeded", "refused", "cancelled", "dead"] {
             self.bind(EVENTS, &format!("job.{event}"), TRACKER_LIFECYCLE);
@@ -158,6 +152,9 @@ impl Topology {
     }
 
     fn add_worker(&mut self, row: &WorkerRow, scale: Scale) {
+        for kind in row.kinds {
+            self.add_exchange(&jobs_exchange(kind), "direct");
+        }
         for lane in Lane::ALL {
             let queue = row.queue(lane);
             let mut arguments = quorum(DELIVERY_LIMIT);
@@ -166,7 +163,7 @@ impl Topology {
             hold_long(&mut arguments, row, scale);
             self.add_queue(&queue, arguments);
             for kind in row.kinds {
-                self.bind(JOBS, &format!("{kind}.{}", lane.as_str()), &queue);
+                self.bind(&jobs_exchange(kind), lane.as_str(), &queue);
             }
             self.bind(RETURN, &format!("{queue}.*"), &queue);
         }
@@ -200,12 +197,17 @@ impl Topology {
         self.bind(DEAD, name, name);
     }
 
+    fn add_exchange(&mut self, name: &str, kind: &'static str) {
+        self.exchanges.insert(name.to_owned(), Exchange { kind, alternate: None });
+    }
+
     fn add_queue(&mut self, name: &str, arguments: BTreeMap<&'static str, Argument>) {
         self.queues.insert(name.to_owned(), Queue { arguments });
     }
 
-    fn bind(&mut self, exchange: &'static str, key: &str, queue: &str) {
-        self.bindings.insert(Binding { exchange, key: key.to_owned(), queue: queue.to_owned() });
+    fn bind(&mut self, exchange: &str, key: &str, queue: &str) {
+        let (exchange, key, queue) = (exchange.to_owned(), key.to_owned(), queue.to_owned());
+        self.bindings.insert(Binding { exchange, key, queue });
     }
 }
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::jobs::{Job, RenderReport};
 
-use super::{CONTROL, DEAD, DELAY, EVENTS, JOBS, RETURN, SERVICES, ServiceRow, UNROUTABLE, worker_of};
+use super::{CONTROL, DEAD, DELAY, EVENTS, RETURN, SERVICES, ServiceRow, UNROUTABLE, jobs_exchange, worker, worker_of};
 
 /// The virtual host of the product.
 const VHOST: &str = "postroom";
@@ -17,23 +17,19 @@ const PARTNER_KINDS: &[&str] = &[RenderReport::KIND];
 pub fn definitions() -> Value {
     let mut users = vec![json!({"name": "operator", "tags": ["administrator"]})];
     let mut permissions = vec![permission("operator", ".*", ".*", ".*")];
-    let mut topics = Vec::new();
     for row in SERVICES {
         // To look at the virtual host by the management API, see `verify.rs`. It lets nobody do what the permissions refuse.
         users.push(json!({"name": row.name, "tags": ["management"]}));
         permissions.push(service_permission(row));
-        topics.push(topic_permission(row.name, row.publishes));
     }
     users.push(json!({"name": "partner", "tags": []}));
-    let publish = format!(r"^(partner\..*|{})$", escaped(JOBS));
+    let publish = format!(r"^(partner\..*|{})$", exchanges_of(PARTNER_KINDS).join("|"));
     let listen = format!(r"^(partner\..*|{})$", escaped(EVENTS));
     permissions.push(permission("partner", r"^partner\..*$", &publish, &listen));
-    topics.push(topic_permission("partner", PARTNER_KINDS));
     json!({
         "vhosts": [{"name": VHOST, "default_queue_type": "quorum"}],
         "users": users,
         "permissions": permissions,
-        "topic_permissions": topics,
     })
 }
 
@@ -50,13 +46,14 @@ fn service_permission(row: &ServiceRow) -> Value {
     // The last is where each process hears what it is told.
     let own = [r"tracker\..*".to_owned(), escaped(UNROUTABLE), format!(r"control\.{}\..*", row.name)];
     let queues: Vec<String> = queues.chain(own).collect();
-    let exchanges = [JOBS, EVENTS, DELAY, RETURN, DEAD, CONTROL].map(escaped);
+    let kinds: Vec<&str> =
+        workers.iter().filter_map(|name| worker(name)).flat_map(|worker| worker.kinds).copied().collect();
+    let mut exchanges = [EVENTS, DELAY, RETURN, DEAD, CONTROL].map(escaped).to_vec();
+    exchanges.extend(exchanges_of(&kinds));
     let all = format!("^({}|{})$", exchanges.join("|"), queues.join("|"));
-    // A service that publishes no kind may not put work on the exchange; it must still read it to bind its queues.
-    let mut writable: Vec<String> = [EVENTS, DELAY, RETURN, DEAD].map(escaped).to_vec();
-    if !row.publishes.is_empty() {
-        writable.push(escaped(JOBS));
-    }
+    // Who does a kind reads its exchange, to bind the queues; only who publishes it writes there.
+    let mut writable = [EVENTS, DELAY, RETURN, DEAD].map(escaped).to_vec();
+    writable.extend(exchanges_of(row.publishes));
     if row.controls {
         writable.push(escaped(CONTROL));
     }
@@ -64,11 +61,8 @@ fn service_permission(row: &ServiceRow) -> Value {
     permission(row.name, &all, &write, &all)
 }
 
-/// Of the kinds on the jobs exchange, a user publishes its own only; to bind a queue it may name any.
-fn topic_permission(user: &str, kinds: &[&str]) -> Value {
-    let kinds: Vec<String> = kinds.iter().map(|kind| escaped(kind)).collect();
-    let write = if kinds.is_empty() { "^$".to_owned() } else { format!(r"^({})\.[a-z]+$", kinds.join("|")) };
-    json!({"user": user, "vhost": VHOST, "exchange": JOBS, "write": write, "read": ".*"})
+fn exchanges_of(kinds: &[&str]) -> Vec<String> {
+    kinds.iter().map(|kind| escaped(&jobs_exchange(kind))).collect()
 }
 
 fn permission(user: &str, configure: &str, write: &str, read: &str) -> Value {

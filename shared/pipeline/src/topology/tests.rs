@@ -1,4 +1,4 @@
-use super::{Argument, JOBS, Lane, SERVICES, Scale, Topology, WORKERS, definitions, service, worker_of};
+use super::{Argument, Lane, SERVICES, Scale, Topology, WORKERS, definitions, jobs_exchange, service, worker_of};
 
 /// A change of the table is reviewed like a migration: arguments of a live queue cannot be changed.
 #[test]
@@ -18,11 +18,19 @@ fn the_brokers_definitions_are_those_of_the_table() {
 }
 
 #[test]
-fn only_work_queues_are_bound_to_the_jobs_exchange_and_without_wildcards() {
-    let work: Vec<String> = WORKERS.iter().flat_map(|row| Lane::ALL.map(|lane| row.queue(lane))).collect();
-    for binding in Topology::all(Scale::FULL).bindings.iter().filter(|binding| binding.exchange == JOBS) {
-        assert!(work.contains(&binding.queue), "{binding:?}");
-        assert!(!binding.key.contains(['*', '#']), "{binding:?}");
+fn a_kinds_exchange_is_bound_by_lane_to_the_queues_of_its_worker_and_to_nothing_else() {
+    let topology = Topology::all(Scale::FULL);
+    for row in WORKERS {
+        for kind in row.kinds {
+            let exchange = jobs_exchange(kind);
+            assert_eq!(topology.exchanges[&exchange].kind, "direct");
+            let bound = topology.bindings.iter().filter(|binding| binding.exchange == exchange);
+            let mut bound: Vec<_> = bound.map(|binding| (binding.key.clone(), binding.queue.clone())).collect();
+            bound.sort();
+            let mut lanes = Lane::ALL.map(|lane| (lane.as_str().to_owned(), row.queue(lane)));
+            lanes.sort();
+            assert_eq!(bound, lanes);
+        }
     }
 }
 
@@ -65,6 +73,8 @@ fn a_service_declares_what_it_needs_and_no_more() {
     let topology = Topology::of(service("email-worker").unwrap(), Scale::FULL);
     assert!(topology.queues.contains_key("email.normal") && topology.queues.contains_key("email.delay.30s-early"));
     assert!(!topology.queues.keys().any(|name| name.starts_with("report.")));
+    let jobs: Vec<_> = topology.exchanges.keys().filter(|name| name.starts_with("postroom.jobs.")).collect();
+    assert_eq!(jobs, ["postroom.jobs.email.send"]);
 }
 
 #[test]

@@ -12,7 +12,10 @@ use std::fmt;
 
 use serde_json::Value;
 
-use super::{Argument, Binding, CONSUMER_TIMEOUT, DEAD, DELAY, EVENTS, Exchange, JOBS, Queue, Topology};
+use super::{
+    Argument, Binding, CONSUMER_TIMEOUT, CONTROL, EVENTS, Exchange, Lane, Queue, Topology, UNROUTABLE, WORKERS,
+    jobs_exchange,
+};
 use live::{Live, LiveBinding, LiveExchange, LiveQueue};
 
 pub(crate) use inspector::{Inspection, Inspections, Inspector};
@@ -93,7 +96,7 @@ fn compare_exchange(name: &str, wanted: &Exchange, found: &LiveExchange, live: &
     let alternate = found.arguments.get("alternate-exchange").map(words);
     fixed("alternate-exchange", wanted.alternate, alternate.as_deref());
     // An argument wins over a policy, and where a copy need not arrive an alternate hides nothing.
-    if wanted.alternate.is_none() && [JOBS, DELAY, DEAD].contains(&name) {
+    if wanted.alternate.is_none() && ![EVENTS, CONTROL, UNROUTABLE].contains(&name) {
         let policy = found.policy.as_deref().and_then(|policy| live.policies.get_key_value(policy));
         if let Some((policy, alternate)) =
             policy.and_then(|(name, policy)| Some((name, policy.get("alternate-exchange")?)))
@@ -172,19 +175,19 @@ fn weaken_queue(name: &str, wanted: &Queue, found: &LiveQueue, into: &mut Vec<Di
 
 fn compare_bindings(own: &Topology, all: &Topology, live: &Live, into: &mut Vec<Difference>) {
     let stands =
-        |binding: &&Binding| live.exchanges.contains_key(binding.exchange) && live.queues.contains_key(&binding.queue);
+        |binding: &&Binding| live.exchanges.contains_key(&binding.exchange) && live.queues.contains_key(&binding.queue);
     for binding in own.bindings.iter().filter(stands) {
         if !live.bindings.iter().any(|found| found.is(binding)) {
             into.push(Difference::Unbound(binding.clone()));
         }
     }
-    let ours: Vec<&Binding> = all.bindings.iter().filter(|binding| binding.exchange == JOBS).collect();
-    for found in live.bindings.iter().filter(|found| found.source == JOBS) {
-        let takes = found.routing_key.contains(['*', '#']) || ours.iter().any(|our| our.key == found.routing_key);
-        // A literal key that is none of ours is a kind of somebody's own.
-        if takes && !ours.iter().any(|our| found.is(our)) {
+    let work: Vec<String> = WORKERS.iter().flat_map(|row| row.kinds).map(|kind| jobs_exchange(kind)).collect();
+    for found in live.bindings.iter().filter(|found| work.contains(&found.source)) {
+        // By a key that is no lane of ours comes nothing of ours.
+        let takes = Lane::ALL.iter().any(|lane| lane.as_str() == found.routing_key);
+        if takes && !all.bindings.iter().any(|our| found.is(our)) {
             into.push(Difference::Foreign {
-                exchange: JOBS.to_owned(),
+                exchange: found.source.clone(),
                 key: found.routing_key.clone(),
                 bound: found.destination(),
             });

@@ -7,7 +7,7 @@ use pipeline::jobs::Noop;
 use pipeline::{Done, Event, Failure, Handler, JobContext, OutgoingJob, Publisher};
 use uuid::Uuid;
 
-use crate::harness::{With, Worker, broker, job, vhost};
+use crate::harness::{With, Worker, broker, job, listen_to_jobs, vhost};
 
 /// What an event says, and the job that its message names.
 fn told(delivery: &Delivery) -> (Event, Uuid) {
@@ -70,7 +70,7 @@ async fn every_event_of_a_job_that_a_job_caused_names_that_one_through_retries_u
 #[tokio::test]
 async fn a_replay_causes_the_same_job_again_and_no_other() {
     let vhost = vhost().await;
-    let mut jobs = vhost.listen("postroom.jobs", "noop.run.*").await;
+    let mut jobs = listen_to_jobs(&vhost).await;
     let mut events = vhost.listen_to("postroom.events", &["job.succeeded", "job.dead"]).await;
     let publishing = broker(&vhost, "noop-worker").await;
     let worker = Worker::start(&vhost, 1, causing(publishing.publisher())).await;

@@ -19,8 +19,8 @@ pub(crate) fn properties(id: &str, kind: &str) -> BasicProperties {
 #[expect(clippy::disallowed_methods, reason = "what a foreign publisher does")]
 pub(crate) async fn publish_raw(vhost: &backing::Vhost, properties: BasicProperties, body: &[u8]) {
     let publish = vhost.channel().basic_publish(
-        "postroom.jobs".into(),
-        "noop.run.normal".into(),
+        "postroom.jobs.noop.run".into(),
+        "normal".into(),
         BasicPublishOptions::default(),
         body,
         properties,

@@ -4,8 +4,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backing::Vhost;
-use pipeline::jobs::Noop;
+use backing::{Listener, Vhost};
+use pipeline::jobs::{Job, Noop};
+use pipeline::topology::Lane;
 use pipeline::{
     Broker, BrokerSettings, BrokerState, Done, Failure, Handler, Handlers, JobContext, OutgoingJob, WorkerSettings,
     topology,
@@ -55,6 +56,23 @@ async fn broker_at(time_scale: f64, vhost: &Vhost, service: &str) -> Broker {
     let state = broker.publishing_state();
     vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
     broker
+}
+
+/// Every event of a job.
+pub(crate) const JOB_EVENTS: [&str; 8] = [
+    "job.queued",
+    "job.started",
+    "job.progressed",
+    "job.retrying",
+    "job.succeeded",
+    "job.refused",
+    "job.cancelled",
+    "job.dead",
+];
+
+/// Hears every no-op job that is published, in any lane.
+pub(crate) async fn listen_to_jobs(vhost: &Vhost) -> Listener {
+    vhost.listen_to(&topology::jobs_exchange(Noop::KIND), &Lane::ALL.map(Lane::as_str)).await
 }
 
 pub(crate) fn job(note: &str) -> OutgoingJob<Noop> {

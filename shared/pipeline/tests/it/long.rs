@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::harness::settings;
+use crate::harness::{JOB_EVENTS, settings};
 
 /// Long enough for a loaded machine.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -52,7 +52,7 @@ async fn a_job_that_lasts_longer_than_a_broker_bears_runs_once() {
     let work = tokio::spawn(broker.work(handlers, &worker, drain.clone(), CancellationToken::new()));
     let state = broker.consuming_state();
     until(|| state() == BrokerState::Consuming).await;
-    let mut ends = listen(&channel, "job.*").await;
+    let mut ends = listen(&channel).await;
 
     publish(&channel, &video()).await;
     until(|| runs.load(Ordering::Relaxed) == 1).await;
@@ -103,15 +103,17 @@ async fn publish(channel: &Channel, job: &OutgoingJob<TranscodeVideo>) {
         .with_message_id(job.id.to_string().into())
         .with_type("video.transcode".into())
         .with_content_type("application/json".into());
-    let (exchange, key) = (topology::JOBS.into(), "video.transcode.normal".into());
+    let (exchange, key) = ("postroom.jobs.video.transcode".into(), "normal".into());
     let body = serde_json::to_vec(&job.payload).unwrap();
     channel.basic_publish(exchange, key, BasicPublishOptions::default(), &body, properties).await.unwrap();
 }
 
-async fn listen(channel: &Channel, key: &str) -> lapin::Consumer {
+async fn listen(channel: &Channel) -> lapin::Consumer {
     let queue = own_queue(channel).await;
-    let (options, none) = (QueueBindOptions::default(), FieldTable::default());
-    channel.queue_bind(queue.as_str().into(), topology::EVENTS.into(), key.into(), options, none).await.unwrap();
+    for key in JOB_EVENTS {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(queue.as_str().into(), topology::EVENTS.into(), key.into(), options, none).await.unwrap();
+    }
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     channel.basic_consume(queue.as_str().into(), "".into(), options, FieldTable::default()).await.unwrap()
 }

@@ -13,6 +13,7 @@ use crate::harness::{broker, empty_vhost};
 enum Act {
     Consume(&'static str),
     Publish(&'static str),
+    /// For a job of a kind.
     Ask(&'static str),
     Delete(&'static str),
     Declare(&'static str),
@@ -38,7 +39,7 @@ async fn attempt(channel: &Channel, act: &Act) -> lapin::Result<()> {
             drop(consumer.await?);
         }
         Act::Publish(exchange) => publish(channel, exchange, "none").await?,
-        Act::Ask(key) => publish(channel, topology::JOBS, key).await?,
+        Act::Ask(kind) => publish(channel, &topology::jobs_exchange(kind), "none").await?,
         Act::Delete(queue) => {
             channel.queue_delete((*queue).into(), QueueDeleteOptions { if_empty: true, ..Default::default() }).await?;
         }
@@ -83,13 +84,13 @@ async fn no_user_may_do_what_its_service_does_not_need() {
     let allowed = [
         ("email-worker", Consume("email.normal")),
         ("order-worker", Consume("order.normal")),
-        ("web", Ask("report.render.none")),
-        ("web", Ask("order.place.none")),
-        ("dispatcher", Ask("order.place.none")),
-        ("pdf-report", Ask("email.send.none")),
-        ("dispatcher", Ask("email.send.none")),
+        ("web", Ask("report.render")),
+        ("web", Ask("order.place")),
+        ("dispatcher", Ask("order.place")),
+        ("pdf-report", Ask("email.send")),
+        ("dispatcher", Ask("email.send")),
         ("web", Publish("postroom.control")),
-        ("partner", Ask("report.render.none")),
+        ("partner", Ask("report.render")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
     ];
@@ -97,18 +98,18 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
     }
     let refused = [
-        ("email-worker", Ask("email.send.none")),
-        ("order-worker", Ask("email.send.none")),
-        ("order-worker", Ask("order.place.none")),
+        ("email-worker", Ask("email.send")),
+        ("order-worker", Ask("email.send")),
+        ("order-worker", Ask("order.place")),
         ("order-worker", Consume("email.normal")),
         ("email-worker", Consume("order.normal")),
         ("email-worker", Publish("postroom.control")),
         ("partner", Publish("postroom.control")),
-        ("dispatcher", Ask("noop.run.none")),
+        ("dispatcher", Ask("noop.run")),
         ("dispatcher", Consume("noop.normal")),
-        ("web", Ask("email.send.none")),
-        ("pdf-report", Ask("report.render.none")),
-        ("partner", Ask("email.send.none")),
+        ("web", Ask("email.send")),
+        ("pdf-report", Ask("report.render")),
+        ("partner", Ask("email.send")),
         ("email-worker", Consume("report.normal")),
         ("email-worker", Delete("report.dead")),
         ("pdf-report", Consume("noop.normal")),
@@ -146,8 +147,7 @@ async fn the_management_api_lets_a_service_look_and_no_more() {
         assert_eq!(answer, StatusCode::UNAUTHORIZED, "partner must not see {what}");
     }
     let everything = json!({"configure": ".*", "write": ".*", "read": ".*"});
-    let message =
-        json!({"properties": {}, "routing_key": "report.render.normal", "payload": "", "payload_encoding": "string"});
+    let message = json!({"properties": {}, "routing_key": "normal", "payload": "", "payload_encoding": "string"});
     let refused = [
         (Method::GET, "definitions", None),
         (Method::GET, "definitions/{vhost}", None),
@@ -173,7 +173,7 @@ async fn the_management_api_lets_a_service_look_and_no_more() {
             "queues/{vhost}/report.normal/get",
             Some(json!({"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"})),
         ),
-        (Method::POST, "exchanges/{vhost}/postroom.jobs/publish", Some(message)),
+        (Method::POST, "exchanges/{vhost}/postroom.jobs.report.render/publish", Some(message)),
     ];
     for (method, path, body) in refused {
         let answer = vhost.manage_as("email-worker", method.clone(), path, body).await;

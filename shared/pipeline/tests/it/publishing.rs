@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use pipeline::{Event, EventBody, PublishError, events::JobReference, topology};
+use pipeline::{Event, EventBody, PublishError, events::JobReference};
 use reqwest::Method;
 use serde_json::json;
 
@@ -13,7 +13,7 @@ async fn a_published_job_is_on_its_queue_as_the_contract_says() {
     let job = job("hello");
     broker.publisher().publish_job(&job).await.unwrap();
     let delivery = vhost.take("noop.normal").await;
-    assert_eq!(delivery.routing_key.as_str(), "noop.run.normal");
+    assert_eq!((delivery.exchange.as_str(), delivery.routing_key.as_str()), ("postroom.jobs.noop.run", "normal"));
     assert_eq!(delivery.data, br#"{"note":"hello"}"#);
     let properties = &delivery.properties;
     assert_eq!(properties.message_id().as_ref().unwrap().as_str(), job.id.to_string());
@@ -31,8 +31,8 @@ async fn a_job_that_no_queue_takes_is_returned_and_not_taken_for_published() {
     let broker = broker(&vhost, "noop-worker").await;
     let unbind = vhost.channel().queue_unbind(
         "noop.normal".into(),
-        topology::JOBS.into(),
-        "noop.run.normal".into(),
+        "postroom.jobs.noop.run".into(),
+        "normal".into(),
         Default::default(),
     );
     unbind.await.unwrap();

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::harness::{Notes, TIME_SCALE, With, Worker, job, settings, vhost};
+use crate::harness::{JOB_EVENTS, Notes, TIME_SCALE, With, Worker, job, settings, vhost};
 
 /// What runs came to. Whether a start was told before depends on how fast the machine is.
 async fn outcomes(vhost: &Vhost) -> Listener {
@@ -59,7 +59,7 @@ async fn a_job_is_done_once_and_tells_it_by_one_event() {
 #[tokio::test]
 async fn of_a_quiet_kind_only_what_is_no_success_is_told() {
     let vhost = vhost().await;
-    let mut events = vhost.listen("postroom.events", "#").await;
+    let mut events = vhost.listen_to("postroom.events", &JOB_EVENTS).await;
     let runs = Notes::default();
     let seen = runs.clone();
     let handler = With(move |job: pipeline::jobs::Noop, context: pipeline::JobContext| {
@@ -95,7 +95,7 @@ async fn of_a_quiet_kind_only_what_is_no_success_is_told() {
 #[tokio::test]
 async fn a_longer_job_tells_its_start_and_its_progress_in_order() {
     let vhost = vhost().await;
-    let mut events = vhost.listen("postroom.events", "#").await;
+    let mut events = vhost.listen_to("postroom.events", &JOB_EVENTS).await;
     let release = Arc::new(tokio::sync::Notify::new());
     let released = Arc::clone(&release);
     let worker = Worker::start(

@@ -5,7 +5,7 @@ use lapin::message::Delivery;
 use pipeline::jobs::Noop;
 use pipeline::{Done, Failure, JobContext, OutgoingJob, TraceContext};
 
-use crate::harness::{With, Worker, broker, job, vhost};
+use crate::harness::{With, Worker, broker, job, listen_to_jobs, vhost};
 
 fn header(delivery: &Delivery, name: &str) -> Option<String> {
     let headers = delivery.properties.headers().as_ref()?;
@@ -22,7 +22,7 @@ fn carried(delivery: &Delivery) -> (String, String) {
 async fn one_trace_goes_through_every_attempt_to_the_dead_letter_and_to_what_the_job_causes() {
     logs::keep();
     let vhost = vhost().await;
-    let mut jobs = vhost.listen("postroom.jobs", "noop.run.*").await;
+    let mut jobs = listen_to_jobs(&vhost).await;
     let mut delayed = vhost.listen("postroom.delay", "#").await;
     let mut events =
         vhost.listen_to("postroom.events", &["job.succeeded", "job.retrying", "job.refused", "job.dead"]).await;

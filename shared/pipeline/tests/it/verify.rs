@@ -62,8 +62,8 @@ async fn delete(vhost: &Vhost, queue: &str) {
 
 /// Takes a work queue's binding for its kind away.
 async fn unbind(vhost: &Vhost, queue: &str) {
-    let key = queue.replace("noop.", "noop.run.");
-    let (exchange, arguments) = ("postroom.jobs".into(), FieldTable::default());
+    let key = queue.replace("noop.", "");
+    let (exchange, arguments) = ("postroom.jobs.noop.run".into(), FieldTable::default());
     vhost.channel().queue_unbind(queue.into(), exchange, key.into(), arguments).await.unwrap();
 }
 
@@ -133,10 +133,10 @@ async fn a_policy_that_drops_what_was_confirmed_is_told_while_work_goes_on() {
 #[tokio::test]
 async fn an_exchange_whose_policy_hides_what_nobody_took_is_told() {
     let vhost = vhost().await;
-    let policy = json!({"pattern": "^postroom.jobs$", "apply-to": "exchanges", "definition": {"alternate-exchange": "amq.fanout"}});
+    let policy = json!({"pattern": r"^postroom\.jobs\.noop\.run$", "apply-to": "exchanges", "definition": {"alternate-exchange": "amq.fanout"}});
     vhost.manage(Method::PUT, "policies", "/hiding", Some(policy)).await;
     let broker = start(&vhost);
-    let told = "policy \"hiding\" sets alternate-exchange=amq.fanout on exchange \"postroom.jobs\"";
+    let told = "policy \"hiding\" sets alternate-exchange=amq.fanout on exchange \"postroom.jobs.noop.run\"";
     wait_topology(&vhost, &broker, Err(told)).await;
     wait_connected(&vhost, &broker).await;
     broker.close().await;
@@ -150,7 +150,7 @@ async fn a_binding_that_is_missing_is_told_and_made_anew() {
     unbind(&vhost, "noop.bulk").await;
     let broker = start(&vhost);
     wait_connected(&vhost, &broker).await;
-    let told = "queue \\\"noop.bulk\\\" is not bound to \\\"postroom.jobs\\\" with \\\"noop.run.bulk\\\"";
+    let told = "queue \\\"noop.bulk\\\" is not bound to \\\"postroom.jobs.noop.run\\\" with \\\"bulk\\\"";
     assert!(logs::with(told).iter().any(|line| line["level"] == "WARN"));
     let bulk = OutgoingJob { lane: Lane::Bulk, ..job("bound again") };
     // Of two connections that bind at once, one may hear that it stands before it works.

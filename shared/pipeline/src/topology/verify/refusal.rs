@@ -61,8 +61,8 @@ mod tests {
                 ("noop.dead durable", Some("true"), Some("false")),
             ),
             (
-                "'type' for exchange 'postroom.jobs' in vhost 'v': received 'topic' but current is 'fanout'",
-                ("postroom.jobs type", Some("topic"), Some("fanout")),
+                "'type' for exchange 'postroom.events' in vhost 'v': received 'direct' but current is 'topic'",
+                ("postroom.events type", Some("direct"), Some("topic")),
             ),
         ];
         for (given, (what, wanted, found)) in table {

@@ -2,7 +2,9 @@ use serde_json::{Value, json};
 
 use super::live::Live;
 use super::{Difference, Thing, compare};
-use crate::topology::{EVENTS, JOBS, RETURN, Scale, Topology, service};
+use crate::topology::{CONTROL, DEAD, DELAY, EVENTS, RETURN, Scale, Topology, service};
+
+const JOBS: &str = "postroom.jobs.noop.run";
 
 fn own() -> Topology {
     Topology::of(service("noop-worker").unwrap(), Scale::FULL)
@@ -28,7 +30,7 @@ fn answers(topology: &Topology) -> Value {
         })
         .collect();
     let bindings: Vec<Value> =
-        topology.bindings.iter().map(|binding| bound(binding.exchange, &binding.key, &binding.queue)).collect();
+        topology.bindings.iter().map(|binding| bound(&binding.exchange, &binding.key, &binding.queue)).collect();
     json!({"exchanges": exchanges, "queues": queues, "bindings": bindings, "policies": []})
 }
 
@@ -112,8 +114,8 @@ fn what_was_declared_otherwise_is_named_by_thing_and_argument() {
         ),
         ("queues", "noop.normal", "/type", json!("classic"), "queue \"noop.normal\": x-queue-type classic, quorum"),
         ("queues", "noop.normal", "/durable", json!(false), "queue \"noop.normal\": durable false, true"),
-        ("exchanges", JOBS, "/type", json!("fanout"), "exchange \"postroom.jobs\": type fanout, topic"),
-        ("exchanges", JOBS, "/durable", json!(false), "exchange \"postroom.jobs\": durable false, true"),
+        ("exchanges", JOBS, "/type", json!("fanout"), "exchange \"postroom.jobs.noop.run\": type fanout, direct"),
+        ("exchanges", JOBS, "/durable", json!(false), "exchange \"postroom.jobs.noop.run\": durable false, true"),
         (
             "exchanges",
             RETURN,
@@ -209,24 +211,28 @@ fn an_alternate_by_policy_counts_where_a_message_must_arrive() {
         });
         found.len()
     };
-    assert_eq!([JOBS, RETURN, EVENTS].map(told), [1, 0, 0]);
+    assert_eq!([JOBS, DELAY, DEAD].map(told), [1, 1, 1]);
+    assert_eq!([RETURN, EVENTS, CONTROL].map(told), [0, 0, 0]);
 }
 
 #[test]
 fn only_work_queues_may_take_what_is_published_as_work() {
     let with = |binding: Value| after(|answers| answers["bindings"].as_array_mut().unwrap().push(binding));
     for foreign in [
-        bound(JOBS, "#", "spy"),
-        bound(JOBS, "report.*.normal", "report.normal"),
-        bound(JOBS, "noop.run.normal", "spy"),
-        bound(JOBS, "report.render.normal", "noop.normal"),
-        json!({"source": JOBS, "destination": "amq.fanout", "destination_type": "exchange", "routing_key": "noop.run.bulk"}),
+        bound(JOBS, "normal", "spy"),
+        bound(JOBS, "normal", "noop.bulk"),
+        bound("postroom.jobs.report.render", "normal", "noop.normal"),
+        json!({"source": JOBS, "destination": "amq.fanout", "destination_type": "exchange", "routing_key": "bulk"}),
     ] {
         let found = with(foreign.clone());
         assert!(matches!(found.as_slice(), [Difference::Foreign { .. }]), "{foreign}: {found:?}");
     }
-    for fine in [bound(JOBS, "image.resize.normal", "image.normal"), bound(EVENTS, "#", "spy"), bound("", "spy", "spy")]
-    {
+    for fine in [
+        bound(JOBS, "night", "spy"),
+        bound("postroom.jobs.image.resize", "normal", "image.normal"),
+        bound(EVENTS, "job.dead", "spy"),
+        bound("", "spy", "spy"),
+    ] {
         assert_eq!(with(fine), []);
     }
 }
@@ -235,7 +241,10 @@ fn only_work_queues_may_take_what_is_published_as_work() {
 fn a_binding_that_is_missing_is_told_where_its_queue_stands() {
     let without = |queue_too: bool| {
         after(|answers| {
-            answers["bindings"].as_array_mut().unwrap().retain(|binding| binding["routing_key"] != "noop.run.bulk");
+            answers["bindings"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|binding| binding["source"] != JOBS || binding["routing_key"] != "bulk");
             if queue_too {
                 answers["queues"].as_array_mut().unwrap().retain(|queue| queue["name"] != "noop.bulk");
             }
@@ -243,7 +252,7 @@ fn a_binding_that_is_missing_is_told_where_its_queue_stands() {
     };
     let found = without(false);
     let [Difference::Unbound(binding)] = found.as_slice() else { panic!("{found:?}") };
-    assert_eq!((binding.exchange, binding.key.as_str(), binding.queue.as_str()), (JOBS, "noop.run.bulk", "noop.bulk"));
+    assert_eq!((binding.exchange.as_str(), binding.key.as_str(), binding.queue.as_str()), (JOBS, "bulk", "noop.bulk"));
     assert!(!found[0].stays(), "declaring mends it");
     // A queue that is not there yet has no bindings either.
     assert!(
