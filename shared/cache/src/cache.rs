@@ -9,6 +9,7 @@ mod family;
 mod flights;
 mod hits;
 mod journey;
+mod presence;
 mod reads;
 mod value;
 
@@ -27,7 +28,8 @@ pub use self::family::{Family, Times};
 use self::flights::{Flights, Lost};
 use self::hits::Hits;
 use self::journey::{Answer, Journey};
-use self::reads::Reads;
+use self::presence::Presence;
+use self::reads::{Found, Reads};
 use crate::{Redis, RedisError};
 
 /// What may be cached in one Redis server. Clones share it.
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     /// Loads that may run at a time, of all keys. When Redis is away, it is all that stands before the database.
     loads: Arc<Semaphore>,
     reads: Reads,
+    presence: Presence,
     hits: Hits,
 }
 
@@ -53,8 +56,9 @@ impl Cache {
     /// Called within a Tokio runtime.
     #[must_use]
     pub fn new(redis: Redis, loads: usize) -> Self {
-        let entries = Entries::new(redis);
+        let (presence, entries) = (Presence::show(redis.clone()), Entries::new(redis));
         let shared = Shared {
+            presence,
             reads: Reads::of(entries.clone()),
             entries,
             clock: Clock::default(),
@@ -79,14 +83,17 @@ impl Cache {
         L: FnOnce() -> F + Send + 'static,
         F: Future<Output = Result<Option<T>, E>> + Send + 'static,
     {
-        let key = self.shared.entries.key(family, key);
-        if let Some(value) = self.read(key.clone()).await {
-            self.shared.hits.count(family);
-            return Ok(Fetched { value, source: Source::Hit });
-        }
-        let arrived = self.shared.flights.moment();
-        let journey =
-            |began| Journey { shared: Arc::clone(&self.shared), family: *family, key: key.clone(), began }.travel(load);
+        let (key, arrived) = (self.shared.entries.key(family, key), self.shared.flights.moment());
+        let silent = match self.read(key.clone()).await {
+            Ok(Some(value)) => {
+                self.shared.hits.count(family);
+                return Ok(Fetched { value, source: Source::Hit });
+            }
+            Ok(None) => false,
+            Err(Silence) => true,
+        };
+        let shared = Arc::clone(&self.shared);
+        let journey = |began| Journey { shared, family: *family, key: key.clone(), silent, began }.travel(load);
         let answer = self.shared.flights.join(&key, arrived, journey).await;
         let fetched = answer.unwrap_or_else(|Lost| Err(FetchError::Lost)).and_then(|answer| {
             let value = value::decode(&answer.value).ok_or(FetchError::Value)?;
@@ -125,14 +132,23 @@ impl Cache {
     }
 
     /// The shortest way to a value: a plain read, if it is stored, fresh and readable.
-    async fn read<T: DeserializeOwned>(&self, key: String) -> Option<Option<T>> {
-        self.shared.clock.now()?;
-        let stored = self.shared.reads.read(key).await?;
-        let now = self.shared.clock.now()?;
-        chance::is_fresh(now, stored.expiry, stored.cost, chance::early()).then_some(())?;
-        value::decode(&stored.value)
+    async fn read<T: DeserializeOwned>(&self, key: String) -> Result<Option<Option<T>>, Silence> {
+        if self.shared.clock.now().is_none() {
+            return Ok(None);
+        }
+        let stored = match self.shared.reads.read(key).await {
+            Found::Stored(stored) => stored,
+            Found::Nothing => return Ok(None),
+            Found::Silence => return Err(Silence),
+        };
+        let now = self.shared.clock.now();
+        let is_fresh = now.is_some_and(|now| chance::is_fresh(now, stored.expiry, stored.cost, chance::early()));
+        Ok(if is_fresh { value::decode(&stored.value) } else { None })
     }
 }
+
+/// Redis was asked just now, and did not say.
+struct Silence;
 
 fn neighbours(entry: &str) -> Result<[String; 3], InvalidateError> {
     family::neighbours(entry).ok_or_else(|| InvalidateError::Name(entry.to_owned()))

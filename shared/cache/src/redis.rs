@@ -18,7 +18,7 @@ mod memory;
 use memory::Memory;
 
 /// How long one call may take. Redis answers within a millisecond; what takes this long is not coming.
-const CALL_DEADLINE: Duration = Duration::from_millis(250);
+const CALL_DEADLINE: Duration = Duration::from_millis(200);
 /// So many calls without an answer, one after the other, and nobody asks any more until a probe is answered.
 const FAILURES: u32 = 3;
 /// Between two probes while nobody asks.

@@ -78,17 +78,15 @@ pub(crate) enum Task {
     Wait,
 }
 
-/// Who may fill an entry: the one who holds its lease. Random, so that no two are the same.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Token(u128);
+/// Who may fill an entry: the one who holds its lease. Random, so that no two are the same; and after a space the channel on which its
+/// holder listens as long as it lives.
+#[derive(Clone, Debug)]
+pub(crate) struct Token(String);
 
 impl Token {
-    pub(crate) fn draw() -> Self {
-        Self(rand::random())
-    }
-
-    fn text(self) -> String {
-        format!("{:032x}", self.0)
+    pub(crate) fn draw(channel: Option<&str>) -> Self {
+        let random = rand::random::<u128>();
+        Self(channel.map_or_else(|| format!("{random:032x}"), |channel| format!("{random:032x} {channel}")))
     }
 }
 
@@ -142,13 +140,13 @@ impl Entries {
     pub(crate) async fn look(
         &self,
         key: &str,
-        token: Token,
+        token: &Token,
         times: &Times,
         early: f64,
         unreadable: Option<u64>,
     ) -> Result<Look, RedisError> {
         let mut look = self.on(&self.scripts.look, key);
-        look.arg(token.text()).arg(millis(times.lease)).arg(early);
+        look.arg(&token.0).arg(millis(times.lease)).arg(early);
         look.arg(unreadable.map(|expiry| expiry.to_string()).unwrap_or_default());
         let (task, now, stored): (String, u64, Option<Vec<u8>>) =
             self.redis.invoke("look at a cached value", &look).await?;
@@ -166,21 +164,21 @@ impl Entries {
     pub(crate) async fn fill(
         &self,
         key: &str,
-        token: Token,
+        token: &Token,
         value: &[u8],
         fresh: Duration,
         grace: Duration,
         cost: Duration,
     ) -> Result<bool, RedisError> {
         let mut fill = self.on(&self.scripts.fill, key);
-        fill.arg(token.text()).arg(value).arg(millis(fresh)).arg(millis(fresh + grace)).arg(millis(cost));
+        fill.arg(&token.0).arg(value).arg(millis(fresh)).arg(millis(fresh + grace)).arg(millis(cost));
         self.redis.invoke("store a cached value", &fill).await
     }
 
     /// Gives a lease back.
-    pub(crate) async fn release(&self, key: &str, token: Token) -> Result<bool, RedisError> {
+    pub(crate) async fn release(&self, key: &str, token: &Token) -> Result<bool, RedisError> {
         let mut release = self.on(&self.scripts.release, key);
-        release.arg(token.text()).arg(millis(PAUSE_AFTER_FAILURE));
+        release.arg(&token.0).arg(millis(PAUSE_AFTER_FAILURE));
         self.redis.invoke("give back the lease of a cached value", &release).await
     }
 

@@ -20,7 +20,8 @@ pub struct Times {
     pub grace: Duration,
     /// So long it is believed that there is nothing. Nothing has no grace.
     pub absent: Duration,
-    /// So long others wait for a load before one of them does it instead. Longer than nearly every load.
+    /// So long others wait for a load before one of them does it instead. Longer than nearly every load. For a process that has died
+    /// nobody waits.
     pub lease: Duration,
     /// So long a load may take.
     pub load: Duration,

@@ -34,6 +34,8 @@ pub(crate) struct Journey {
     pub(crate) shared: Arc<Shared>,
     pub(crate) family: Family,
     pub(crate) key: String,
+    /// Whether Redis has said nothing just now. It is not waited for once more.
+    pub(crate) silent: bool,
     pub(crate) began: Began,
 }
 
@@ -50,26 +52,26 @@ impl Journey {
         let early = chance::early();
         let mut unreadable = None;
         loop {
-            let token = Token::draw();
+            let token = Token::draw(self.shared.presence.channel());
             self.began.anew();
-            let Ok(Look { task, now, stored }) =
-                self.shared.entries.look(&self.key, token, &times, early, unreadable).await
-            else {
-                break;
+            let looked = match self.silent {
+                true => None,
+                false => self.shared.entries.look(&self.key, &token, &times, early, unreadable).await.ok(),
             };
+            let Some(Look { task, now, stored }) = looked else { break };
             self.shared.clock.hear(now);
             let readable = stored.as_ref().is_none_or(|stored| value::decode::<T>(&stored.value).is_some());
             match (task, stored) {
-                (Task::Load, _) => return self.load_and_fill(token, self.beginning_with(load)).await,
+                (Task::Load, _) => return self.load_and_fill(&token, self.beginning_with(load)).await,
                 (Task::Refresh, Some(_)) if !readable => {
-                    return self.load_and_fill(token, self.beginning_with(load)).await;
+                    return self.load_and_fill(&token, self.beginning_with(load)).await;
                 }
                 (Task::Take, Some(stored)) if !readable => unreadable = Some(stored.expiry),
                 (Task::Take | Task::Refresh, Some(stored)) => {
                     let source = if now < stored.expiry { Source::Hit } else { Source::Stale };
                     if task == Task::Refresh {
                         // Nobody waits for it.
-                        tokio::spawn(async move { self.load_and_fill(token, load).await.err() });
+                        tokio::spawn(async move { self.load_and_fill(&token, load).await.err() });
                     }
                     return Ok(Answer { value: stored.value, source });
                 }
@@ -93,7 +95,7 @@ impl Journey {
     }
 
     /// Loads under the lease. Whether it can be stored makes no difference to the answer.
-    async fn load_and_fill<T, E, L, F>(&self, token: Token, load: L) -> Result<Answer, FetchError>
+    async fn load_and_fill<T, E, L, F>(&self, token: &Token, load: L) -> Result<Answer, FetchError>
     where
         T: Serialize,
         E: Into<Box<dyn Error + Send + Sync>>,
@@ -117,7 +119,7 @@ impl Journey {
         Ok(Answer { value: outcome?, source: Source::Loaded })
     }
 
-    async fn fill(&self, token: Token, value: &Bytes, cost: Duration) -> &'static str {
+    async fn fill(&self, token: &Token, value: &Bytes, cost: Duration) -> &'static str {
         let times = self.family.times;
         let (fresh, grace) =
             if value::is_absent(value) { (times.absent, Duration::ZERO) } else { (times.fresh, times.grace) };
@@ -130,7 +132,7 @@ impl Journey {
     }
 
     /// If Redis does not hear it, the lease ends by itself.
-    async fn release(&self, token: Token) {
+    async fn release(&self, token: &Token) {
         self.shared.entries.release(&self.key, token).await.ok();
     }
 

@@ -9,6 +9,11 @@ local readable = expiry and expiry ~= ARGV[4]
 if readable and now + cost * ARGV[3] < tonumber(expiry) then
     return {'take', now, stored}
 end
+-- A lease whose holder is heard of no more, because it has died, is nobody's. A server that does not tell says nothing of the dead.
+local holder = string.match(redis.call('GET', KEYS[2]) or '', '^%x+ (.+)$')
+if holder and redis.pcall('PUBSUB', 'NUMSUB', holder)[2] == 0 then
+    redis.call('DEL', KEYS[2])
+end
 if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then
     return readable and {'refresh', now, stored} or {'load', now, false}
 end

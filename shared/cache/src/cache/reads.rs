@@ -26,7 +26,17 @@ pub(crate) struct Reads {
 #[derive(Debug)]
 struct Read {
     key: String,
-    answer: oneshot::Sender<Stored>,
+    answer: oneshot::Sender<Found>,
+}
+
+/// What a read found.
+#[derive(Clone, Debug)]
+pub(crate) enum Found {
+    Stored(Stored),
+    /// There is nothing, or too many ask.
+    Nothing,
+    /// Redis was asked, and did not say.
+    Silence,
 }
 
 impl Reads {
@@ -36,11 +46,13 @@ impl Reads {
         Self { queue }
     }
 
-    /// What is stored under a key after this was called; `None` also when Redis did not say, or when too many ask.
-    pub(crate) async fn read(&self, key: String) -> Option<Stored> {
+    /// What is stored under a key after this was called.
+    pub(crate) async fn read(&self, key: String) -> Found {
         let (answer, answered) = oneshot::channel();
-        self.queue.try_send(Read { key, answer }).ok()?;
-        answered.await.ok()
+        match self.queue.try_send(Read { key, answer }) {
+            Ok(()) => answered.await.unwrap_or(Found::Nothing),
+            Err(_) => Found::Nothing,
+        }
     }
 }
 
@@ -48,19 +60,20 @@ impl Reads {
 async fn answer(entries: Entries, mut reads: mpsc::Receiver<Read>) {
     let mut gathered = Vec::with_capacity(GATHERED);
     while reads.recv_many(&mut gathered, GATHERED).await > 0 {
-        let mut waiting = HashMap::<String, Vec<oneshot::Sender<Stored>>>::with_capacity(gathered.len());
+        let mut waiting = HashMap::<String, Vec<oneshot::Sender<Found>>>::with_capacity(gathered.len());
         for Read { key, answer } in gathered.drain(..) {
             waiting.entry(key).or_default().push(answer);
         }
         let (keys, waiting): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
         let asked = Instant::now();
-        if let Ok(stored) = entries.read(&keys).await {
-            let found = stored.into_iter().zip(waiting).filter_map(|(stored, waiting)| Some((stored?, waiting)));
-            for (stored, waiting) in found {
-                for answer in waiting {
-                    // Who has given up needs none.
-                    drop(answer.send(stored.clone()));
-                }
+        let found: Vec<Found> = match entries.read(&keys).await {
+            Ok(stored) => stored.into_iter().map(|stored| stored.map_or(Found::Nothing, Found::Stored)).collect(),
+            Err(_) => vec![Found::Silence; keys.len()],
+        };
+        for (found, waiting) in found.into_iter().zip(waiting) {
+            for answer in waiting {
+                // Who has given up needs none.
+                drop(answer.send(found.clone()));
             }
         }
         if asked.elapsed() > SLOW {

@@ -6,15 +6,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use backing::OwnRedis;
 use cache::{Cache, Family, FetchError, Fetched, InvalidateError, Redis, Role, Source, Times};
 use futures_util::future::join_all;
 use redis::FromRedisValue;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{away, own_keys, until};
+use crate::{at, away, own_keys, until};
 
 const SECOND: Duration = Duration::from_secs(1);
 const TIMES: Times = Times {
@@ -109,6 +111,47 @@ impl Numbers {
         })
         .await;
     }
+}
+
+/// Waits for a holder of which others say that it lives, and for nobody else.
+#[tokio::test]
+async fn nobody_waits_for_a_holder_that_redis_hears_of_no_more() {
+    let numbers = Numbers::new();
+    let channel = numbers.redis.key(&["holder", "other"]);
+    let (live, drain) = (watch::channel(false).0, CancellationToken::new());
+    let (mut lives, other) = (live.subscribe(), numbers.redis.clone());
+    let living = tokio::spawn({
+        let (channel, drain) = (channel.clone(), drain.clone());
+        async move { other.listen(&channel, &live, &drain, |_| {}).await }
+    });
+    lives.wait_for(|live| *live).await.unwrap();
+    numbers.ask::<()>("SET", "lease", &[&format!("abc {channel}"), "PX", "3600000"]).await;
+    let waiting = tokio::spawn({
+        let numbers = numbers.clone();
+        async move { numbers.fetch().await }
+    });
+    // Long enough to look many times.
+    sleep(SECOND / 2).await;
+    assert_eq!((waiting.is_finished(), numbers.loads()), (false, 0));
+    drain.cancel();
+    living.await.unwrap();
+    assert_eq!(timeout(SECOND * 10, waiting).await.unwrap().unwrap(), from(Source::Loaded, 1));
+    let kept = numbers.fetch().await;
+    assert_eq!(kept, from(Source::Hit, 1));
+}
+
+#[tokio::test]
+async fn who_has_met_the_silence_of_redis_does_not_wait_for_another() {
+    let server = OwnRedis::start();
+    let numbers = Numbers::with(at(&server.url(), Role::Cache), 4);
+    assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
+    assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
+    server.freeze();
+    for value in 2..4 {
+        assert_eq!(numbers.fetch().await, from(Source::Bypassed, value));
+    }
+    // It would be after three calls without an answer.
+    assert!(!numbers.redis.is_away());
 }
 
 fn from<T>(source: Source, value: T) -> Fetched<T> {

@@ -2,11 +2,14 @@
 
 #![expect(clippy::print_stdout, reason = "figures to look at, of which no test asserts one that is a time")]
 
+use std::time::Duration;
+
 use backing::OwnRedis;
 use cache::{Cache, Redis, RedisSettings, Role};
 use futures_util::future::{join_all, select_all};
 use serde_json::json;
 use sqlx::Connection;
+use tokio::time::timeout;
 
 use crate::processes::{ALONE, Ground, Process, Times};
 use crate::{PATIENCE, nowhere, until};
@@ -15,6 +18,8 @@ const PROCESSES: usize = 4;
 const REQUESTS: usize = 2_500;
 /// Longer than any load takes, also on a loaded machine.
 const LEASE_MS: u64 = 30_000;
+/// Far longer than a herd of which one was killed takes.
+const DEADLINE: Duration = Duration::from_secs(60);
 /// What all ask for.
 const ITEM: &str = "item:1:0";
 
@@ -61,13 +66,21 @@ async fn finish(what: &str, ground: &Ground, mut processes: Vec<Process>) -> i64
 
 /// Puts the first version of the item there, fresh until a moment (ms).
 async fn put(ground: &Ground, expiry: u64) {
-    let redis = cache(ground);
+    put_at(&backing::redis_url("cache"), ground, expiry).await;
+}
+
+async fn put_at(url: &str, ground: &Ground, expiry: u64) {
+    let redis = cache_at(url, ground);
     let put = redis::cmd("SET").arg(redis.key(&["value", ITEM])).arg(format!("{expiry} 200 \x111")).to_owned();
     redis.query::<()>("put a value there", &put).await.unwrap();
 }
 
 fn cache(ground: &Ground) -> Redis {
-    let settings = RedisSettings { url: backing::redis_url("cache").into(), prefix: ground.prefix.clone() };
+    cache_at(&backing::redis_url("cache"), ground)
+}
+
+fn cache_at(url: &str, ground: &Ground) -> Redis {
+    let settings = RedisSettings { url: url.into(), prefix: ground.prefix.clone() };
     Redis::new(&settings, Role::Cache).unwrap().with_deadline(PATIENCE)
 }
 
@@ -115,7 +128,15 @@ async fn past_its_time_a_value_is_given_to_ten_thousand_requests_of_four_process
 async fn a_value_is_loaded_twice_when_the_process_that_loads_it_is_killed() {
     let _alone = ALONE.lock().await;
     let ground = Ground::prepare(1).await;
-    let mut processes = start(&ground, &backing::redis_url("cache"), Herd { lease_ms: 4_000, ..COLD }).await;
+    // Nobody lives to see its end.
+    let herd = Herd { lease_ms: 3_600_000, ..COLD };
+    let mut processes = start(&ground, &backing::redis_url("cache"), herd).await;
+    let redis = cache(&ground);
+    let holders = redis::cmd("PUBSUB").arg("CHANNELS").arg(redis.key(&["holder", "*"])).to_owned();
+    until("all are seen", async || {
+        redis.query::<Vec<String>>("ask who is there", &holders).await.unwrap().len() == PROCESSES
+    })
+    .await;
     begin(&mut processes).await;
     let (line, holder) = {
         let (line, holder, _) = select_all(processes.iter_mut().map(|process| Box::pin(process.line()))).await;
@@ -123,7 +144,8 @@ async fn a_value_is_loaded_twice_when_the_process_that_loads_it_is_killed() {
     };
     assert_eq!(line, "loading");
     processes.swap_remove(holder).kill().await;
-    assert_eq!(finish("the holder killed, its lease 4,000 ms", &ground, processes).await, 2);
+    let finished = timeout(DEADLINE, finish("the holder killed", &ground, processes));
+    assert_eq!(finished.await.expect("nobody waits for its lease"), 2);
 }
 
 /// At most two a process: one for the first who came, one for all who came while it was loading.
@@ -149,4 +171,19 @@ async fn with_a_frozen_redis_each_process_loads_twice_at_most() {
     redis.freeze();
     begin(&mut processes).await;
     assert_bounded(finish("frozen", &ground, processes).await);
+}
+
+/// The value is there and fresh, and nobody can read it any more.
+#[tokio::test]
+async fn of_a_redis_that_freezes_while_it_is_read_each_process_loads_twice_at_most() {
+    let _alone = ALONE.lock().await;
+    let ground = Ground::prepare(1).await;
+    let redis = OwnRedis::start();
+    put_at(&redis.url(), &ground, u64::MAX / 2).await;
+    ground.write(0).await;
+    let herd = Herd { version: 2, warm: true, ..COLD };
+    let mut processes = start(&ground, &redis.url(), herd).await;
+    redis.freeze();
+    begin(&mut processes).await;
+    assert_bounded(finish("frozen, warm", &ground, processes).await);
 }
