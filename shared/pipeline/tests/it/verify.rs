@@ -175,17 +175,17 @@ async fn a_binding_that_is_taken_away_while_a_service_runs_is_made_anew() {
 }
 
 #[tokio::test]
-async fn a_queue_that_listens_to_every_job_is_told_while_work_goes_on() {
+async fn a_queue_that_listens_to_jobs_is_told_while_work_goes_on() {
     let vhost = vhost().await;
     declare_otherwise(&vhost, "spy", &[]).await;
-    let (options, key) = (QueueBindOptions::default(), "noop.#");
+    let (options, key) = (QueueBindOptions::default(), "normal");
     vhost
         .channel()
-        .queue_bind("spy".into(), "postroom.jobs".into(), key.into(), options, FieldTable::default())
+        .queue_bind("spy".into(), "postroom.jobs.noop.run".into(), key.into(), options, FieldTable::default())
         .await
         .unwrap();
     let broker = start(&vhost);
-    wait_topology(&vhost, &broker, Err("queue \"spy\" is bound to \"postroom.jobs\" with \"noop.#\"")).await;
+    wait_topology(&vhost, &broker, Err("queue \"spy\" is bound to \"postroom.jobs.noop.run\" with \"normal\"")).await;
     wait_connected(&vhost, &broker).await;
     broker.publisher().publish_job(&job("overheard")).await.unwrap();
     delete(&vhost, "spy").await;
