@@ -11,7 +11,6 @@ use backing::relay::{Act, Stage};
 use backing::samples;
 use chrono::Utc;
 use clap::ValueEnum;
-use futures_util::future::try_join_all;
 use lapin::BasicProperties;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use rand::Rng;
@@ -42,8 +41,7 @@ const ORDERS: usize = 30;
 /// Whose copies are killed one after another.
 const WORKERS: [&str; 3] = ["email-worker", "order-worker", "pdf-report"];
 
-/// Long videos that are being made when their workers are killed, which happens so often.
-const VIDEOS: usize = 2;
+/// So often the workers are killed while one of them makes a long video.
 const VIDEO_KILLS: usize = 2;
 
 /// The Redis of the cache.
@@ -312,17 +310,15 @@ async fn kill_workers(system: &System) -> anyhow::Result<()> {
 /// Each time when a run has told how far it is that was not there before.
 async fn kill_video_workers(system: &System, load: &mut Load) -> anyhow::Result<()> {
     let (workers, web) = (copies_of("video-worker"), &system.ways.web);
-    let videos = try_join_all((0..VIDEOS).map(|_| web.video(samples::FORTY_SECONDS))).await?;
+    let video = web.video(samples::FORTY_SECONDS).await?;
     let mut runs = BTreeSet::new();
     for _ in 0..VIDEO_KILLS {
-        web.is_at_work(&videos, &mut runs).await?;
+        web.is_at_work(&video, &mut runs).await?;
         block_in_place(|| workers.kill());
         block_in_place(|| workers.start());
         system::ready(&workers).await;
     }
-    for video in videos {
-        load.add(|_| ready(Ok(video)));
-    }
+    load.add(|_| ready(Ok(video)));
     Ok(())
 }
 

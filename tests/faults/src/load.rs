@@ -289,21 +289,19 @@ impl Web {
         Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))
     }
 
-    /// Waits until a run of one of these videos that is not among `known` has told how far it is, and is then.
-    pub(crate) async fn is_at_work(&self, videos: &[Accepted], known: &mut BTreeSet<String>) -> anyhow::Result<()> {
+    /// Waits until a run of a video that is not among `known` has told how far it is, and is then.
+    pub(crate) async fn is_at_work(&self, video: &Accepted, known: &mut BTreeSet<String>) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
-            for video in videos {
-                let job: Value = self.get(0, &format!("/v1/jobs/{}", video.id)).send().await?.json().await?;
-                let run = job["timeline"].as_array().and_then(|runs| runs.last()?["run_id"].as_str());
-                let has_begun = job["state"] == "running" && job["progress"]["done"].as_u64() > Some(0);
-                if let Some(run) = run.filter(|_| has_begun)
-                    && known.insert(run.to_owned())
-                {
-                    return Ok(());
-                }
+            let job: Value = self.get(0, &format!("/v1/jobs/{}", video.id)).send().await?.json().await?;
+            let run = job["timeline"].as_array().and_then(|runs| runs.last()?["run_id"].as_str());
+            let has_begun = job["state"] == "running" && job["progress"]["done"].as_u64() > Some(0);
+            if let Some(run) = run.filter(|_| has_begun)
+                && known.insert(run.to_owned())
+            {
+                return Ok(());
             }
-            ensure!(Instant::now() < end, "no video is being made");
+            ensure!(Instant::now() < end, "the video is not being made");
             sleep(PAUSE).await;
         }
     }
