@@ -22,9 +22,17 @@ async fn listen(channel: &Channel) -> Consumer {
     arguments.insert("x-queue-type".into(), AMQPValue::LongString("classic".into()));
     let queue = channel.queue_declare("".into(), options, arguments).await.unwrap().name().clone();
     for kind in ["report.render", "order.place", "email.send"] {
-        let (exchange, key) = (format!("postroom.jobs.{kind}"), "normal".into());
-        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-        channel.queue_bind(queue.clone(), exchange.as_str().into(), key, options, arguments).await.unwrap();
+        for lane in ["urgent", "normal", "bulk"] {
+            let (exchange, options) = (format!("postroom.jobs.{kind}"), QueueBindOptions::default());
+            let bound = channel.queue_bind(
+                queue.clone(),
+                exchange.as_str().into(),
+                lane.into(),
+                options,
+                FieldTable::default(),
+            );
+            bound.await.unwrap();
+        }
     }
     let options = BasicConsumeOptions { no_ack: true, ..BasicConsumeOptions::default() };
     channel.basic_consume(queue, "".into(), options, FieldTable::default()).await.unwrap()

@@ -52,7 +52,7 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache in `redis`. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
+    /// A cache in `redis`, with a connection more, by which Redis sees that this process lives. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
     /// Called within a Tokio runtime.
     #[must_use]
     pub fn new(redis: Redis, loads: usize) -> Self {
@@ -147,7 +147,7 @@ impl Cache {
     }
 }
 
-/// Redis was asked just now, and did not say.
+/// Redis was asked just now, and does not answer.
 struct Silence;
 
 fn neighbours(entry: &str) -> Result<[String; 3], InvalidateError> {

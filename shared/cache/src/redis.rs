@@ -17,8 +17,8 @@ mod memory;
 
 use memory::Memory;
 
-/// How long one call may take. Redis answers within a millisecond; what takes this long is not coming.
-const CALL_DEADLINE: Duration = Duration::from_millis(200);
+/// How long it may take to connect.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(250);
 /// So many calls without an answer, one after the other, and nobody asks any more until a probe is answered.
 const FAILURES: u32 = 3;
 /// Between two probes while nobody asks.
@@ -59,6 +59,15 @@ impl Role {
             Self::Cache => [("appendonly", "no"), ("maxmemory-policy", "allkeys-lfu"), ("save", "")],
             Self::Durable => [("appendonly", "yes"), ("maxmemory-policy", "noeviction"), ("save", "")],
         }
+    }
+
+    /// How long one call may take. Redis answers within a millisecond; a packet that is lost on the way is sent again after 200 at
+    /// least, for which nobody waits who can ask the database as well.
+    fn deadline(self) -> Duration {
+        Duration::from_millis(match self {
+            Self::Cache => 200,
+            Self::Durable => 250,
+        })
     }
 
     fn name(self) -> &'static str {
@@ -151,7 +160,7 @@ impl Redis {
         Ok(Self {
             client,
             connection: Arc::new(RwLock::new(connection)),
-            deadline: CALL_DEADLINE,
+            deadline: role.deadline(),
             role,
             prefix: settings.prefix.as_str().into(),
             breaker: Arc::new(Breaker { state: watch::Sender::new(state), answers: AtomicBool::new(false) }),
@@ -375,7 +384,7 @@ fn connect(client: &Client) -> Result<ConnectionManager, RedisError> {
     // No second try inside a call: its caller has a way without Redis, and the next call tries again.
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(0)
-        .set_connection_timeout(Some(CALL_DEADLINE))
+        .set_connection_timeout(Some(CONNECT_DEADLINE))
         // The deadline around each call is enough.
         .set_response_timeout(None)
         .set_pipeline_buffer_size(WRITE_QUEUE);

@@ -21,7 +21,7 @@ const PEOPLE: [&str; 2] = ["Ada", "Grace"];
 const PASSWORD: &str = "correct horse battery";
 /// Between two who look at what is sold, and between two who are signed in.
 const PAUSE: Duration = Duration::from_millis(25);
-/// No answer may take longer. Redis is waited for a quarter of a second, a few times in a row until it counts as away.
+/// No answer may take longer. Redis is waited for a fifth or a quarter of a second, a few times in a row until it counts as away.
 const LONGEST: Duration = Duration::from_secs(2);
 /// Sessions end after twelve hours.
 const SIGNED_IN_FOR: Duration = Duration::from_secs(6 * 3600);

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::entries::{Entries, Stored};
+use crate::RedisError;
 
 /// Reads that may wait. Who finds no place goes the longer way, on which those who want the same share a flight.
 const QUEUE: usize = 1024;
@@ -35,7 +36,7 @@ pub(crate) enum Found {
     Stored(Stored),
     /// There is nothing, or too many ask.
     Nothing,
-    /// Redis was asked, and did not say.
+    /// Redis does not answer.
     Silence,
 }
 
@@ -68,8 +69,10 @@ async fn answer(entries: Entries, mut reads: mpsc::Receiver<Read>) {
         let asked = Instant::now();
         let found: Vec<Found> = match entries.read(&keys).await {
             Ok(stored) => stored.into_iter().map(|stored| stored.map_or(Found::Nothing, Found::Stored)).collect(),
-            Err(_) => vec![Found::Silence; keys.len()],
+            Err(RedisError::Deadline { .. } | RedisError::Away { .. }) => vec![Found::Silence; keys.len()],
+            Err(_) => vec![Found::Nothing; keys.len()],
         };
+        let silent = matches!(found.as_slice(), [Found::Silence, ..]);
         for (found, waiting) in found.into_iter().zip(waiting) {
             for answer in waiting {
                 // Who has given up needs none.
@@ -78,7 +81,9 @@ async fn answer(entries: Entries, mut reads: mpsc::Receiver<Read>) {
         }
         if asked.elapsed() > SLOW {
             // Whoever has come meanwhile would wait as long again, and some of them many times.
-            while reads.try_recv().is_ok() {}
+            while let Ok(read) = reads.try_recv() {
+                drop(read.answer.send(if silent { Found::Silence } else { Found::Nothing }));
+            }
         }
     }
 }

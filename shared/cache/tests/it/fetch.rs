@@ -143,13 +143,19 @@ async fn nobody_waits_for_a_holder_that_redis_hears_of_no_more() {
 #[tokio::test]
 async fn who_has_met_the_silence_of_redis_does_not_wait_for_another() {
     let server = OwnRedis::start();
-    let numbers = Numbers::with(at(&server.url(), Role::Cache), 4);
+    let numbers = Numbers::with(at(&server.url(), Role::Cache).with_deadline(SECOND), 4);
     assert_eq!(numbers.fetch().await, from(Source::Loaded, 1));
     assert_eq!(numbers.fetch().await, from(Source::Hit, 1));
     server.freeze();
-    for value in 2..4 {
-        assert_eq!(numbers.fetch().await, from(Source::Bypassed, value));
-    }
+    assert_eq!(numbers.fetch().await, from(Source::Bypassed, 2));
+    // Nor does who comes meanwhile, and asks for something else.
+    let other = || numbers.cache.fetch(&NUMBERS, "b", || async { Ok::<_, Infallible>(Some(0)) });
+    let later = async {
+        sleep(SECOND / 4).await;
+        other().await.unwrap()
+    };
+    let (same, other) = tokio::join!(numbers.fetch(), later);
+    assert_eq!((same, other), (from(Source::Bypassed, 3), from(Source::Bypassed, 0)));
     // It would be after three calls without an answer.
     assert!(!numbers.redis.is_away());
 }

@@ -61,6 +61,8 @@ fn orders() -> Vec<Vec<Actor>> {
 
 /// The scripts, and how an invalidation is done.
 struct Rules {
+    /// What comes after a reader's number in its token.
+    holder: &'static str,
     look: Script,
     fill: Script,
     /// How value and lease are ended.
@@ -117,7 +119,7 @@ impl Run<'_> {
             3 => {
                 if let Some(loaded) = reader.loaded {
                     let mut fill = self.rules.fill.key(&self.value);
-                    fill.key(&self.lease).arg(number).arg(loaded).arg(60_000).arg(120_000).arg(1);
+                    fill.key(&self.lease).arg(self.token(number)).arg(loaded).arg(60_000).arg(120_000).arg(1);
                     self.redis.invoke::<bool>("fill", &fill).await.unwrap();
                 }
             }
@@ -127,9 +129,13 @@ impl Run<'_> {
         sound
     }
 
-    async fn look(&self, token: usize) -> (bool, Option<String>) {
+    fn token(&self, number: usize) -> String {
+        format!("{number}{}", self.rules.holder)
+    }
+
+    async fn look(&self, number: usize) -> (bool, Option<String>) {
         let mut look = self.rules.look.key(&self.value);
-        look.key(&self.lease).arg(token).arg(60_000).arg(0).arg("");
+        look.key(&self.lease).arg(self.token(number)).arg(60_000).arg(0).arg("");
         let (task, _, given): (String, u64, Option<String>) = self.redis.invoke("look", &look).await.unwrap();
         (task == "load" || task == "refresh", given)
     }
@@ -187,10 +193,16 @@ async fn bad_orders(rules: &Rules, before: Before) -> (Vec<Vec<Actor>>, u32) {
 
 fn rules() -> Rules {
     Rules {
+        holder: "",
         look: Script::new(LOOK),
         fill: Script::new(FILL),
         invalidation: Script::new("return redis.call('DEL', KEYS[1], KEYS[2])"),
     }
+}
+
+/// Where each holder is taken for dead: nobody listens on its channel.
+fn dying() -> Rules {
+    Rules { holder: " nobody", ..rules() }
 }
 
 /// Those of what is given on while somebody loads it anew.
@@ -201,7 +213,7 @@ fn aging() -> Rules {
 #[tokio::test]
 async fn in_no_order_is_anybody_given_what_is_older_than_an_invalidation() {
     assert_eq!(orders().len(), 5_040);
-    for (rules, before) in [rules(), aging()].iter().flat_map(|rules| BEFORE.map(|before| (rules, before))) {
+    for (rules, before) in [rules(), aging(), dying()].iter().flat_map(|rules| BEFORE.map(|before| (rules, before))) {
         let (bad, loads) = bad_orders(rules, before).await;
         assert!(bad.is_empty(), "{before:?}: {} orders, such as {:?}", bad.len(), bad[0]);
         // A value that is fresh is loaded by those alone who come after the invalidation.
@@ -212,6 +224,12 @@ async fn in_no_order_is_anybody_given_what_is_older_than_an_invalidation() {
 #[tokio::test]
 async fn a_fill_that_asks_for_no_token_is_found_out() {
     let rules = Rules { fill: Script::new(&without_token_check()), ..rules() };
+    assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
+}
+
+#[tokio::test]
+async fn who_was_taken_for_dead_fills_nothing_or_is_found_out() {
+    let rules = Rules { fill: Script::new(&without_token_check()), ..dying() };
     assert!(!bad_orders(&rules, Before::Nothing).await.0.is_empty());
 }
 

@@ -58,9 +58,10 @@ async fn broker_at(time_scale: f64, vhost: &Vhost, service: &str) -> Broker {
     broker
 }
 
-/// Every event of a job.
-pub(crate) const JOB_EVENTS: [&str; 8] = [
+/// The routing keys of every event of a job.
+pub(crate) const JOB_EVENTS: [&str; 9] = [
     "job.queued",
+    "job.queued.unrecorded",
     "job.started",
     "job.progressed",
     "job.retrying",

@@ -1,12 +1,17 @@
 use backing::{Vhost, connect};
-use lapin::options::{BasicConsumeOptions, BasicPublishOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
-use lapin::{BasicProperties, Channel};
+use lapin::{BasicProperties, Channel, ErrorKind};
 use pipeline::topology;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
 
 use crate::harness::{broker, empty_vhost};
+
+/// How the broker says that a user may not do what it tries.
+const ACCESS_REFUSED: u16 = 403;
 
 /// What a user tries.
 #[derive(Debug)]
@@ -17,12 +22,20 @@ enum Act {
     Ask(&'static str),
     Delete(&'static str),
     Declare(&'static str),
+    /// A queue, to hear of every job of a kind.
+    Bind(&'static str, &'static str),
 }
 
 /// Whether the broker lets a user do it. A refusal closes the channel, so each try has a channel of its own.
 async fn may(vhost: &Vhost, user: &str, act: &Act) -> bool {
     let (connection, channel) = connect(&vhost.url(user)).await;
-    let allowed = attempt(&channel, act).await.is_ok();
+    let allowed = match attempt(&channel, act).await {
+        Ok(()) => true,
+        Err(error) => match error.kind() {
+            ErrorKind::ProtocolError(refused) if refused.get_id() == ACCESS_REFUSED => false,
+            _ => panic!("{user}, {act:?}: {error}"),
+        },
+    };
     connection.close(200, "done".into()).await.unwrap();
     allowed
 }
@@ -46,6 +59,17 @@ async fn attempt(channel: &Channel, act: &Act) -> lapin::Result<()> {
         Act::Declare(queue) => {
             let options = QueueDeclareOptions { durable: true, ..Default::default() };
             channel.queue_declare((*queue).into(), options, FieldTable::default()).await?;
+        }
+        Act::Bind(queue, kind) => {
+            let (exchange, options) = (topology::jobs_exchange(kind), QueueBindOptions::default());
+            let bound = channel.queue_bind(
+                (*queue).into(),
+                exchange.as_str().into(),
+                "normal".into(),
+                options,
+                FieldTable::default(),
+            );
+            bound.await?;
         }
     }
     Ok(())
@@ -76,7 +100,7 @@ async fn each_service_can_declare_its_part_of_the_topology() {
 
 #[tokio::test]
 async fn no_user_may_do_what_its_service_does_not_need() {
-    use Act::{Ask, Consume, Declare, Delete, Publish};
+    use Act::{Ask, Bind, Consume, Declare, Delete, Publish};
     let vhost = empty_vhost().await;
     for row in topology::SERVICES {
         broker(&vhost, row.name).await.close().await;
@@ -93,6 +117,7 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         ("partner", Ask("report.render")),
         ("partner", Declare("partner.reports")),
         ("web", Consume("tracker.lifecycle")),
+        ("email-worker", Bind("email.normal", "email.send")),
     ];
     for (user, act) in &allowed {
         assert!(may(&vhost, user, act).await, "{user} must be able to {act:?}");
@@ -123,6 +148,8 @@ async fn no_user_may_do_what_its_service_does_not_need() {
         ("partner", Publish("postroom.return")),
         ("partner", Declare("report.extra")),
         ("partner", Delete("email.dead")),
+        ("partner", Bind("partner.reports", "report.render")),
+        ("email-worker", Bind("email.normal", "report.render")),
     ];
     for (user, act) in &refused {
         assert!(!may(&vhost, user, act).await, "{user} must not be able to {act:?}");
@@ -177,7 +204,10 @@ async fn the_management_api_lets_a_service_look_and_no_more() {
     ];
     for (method, path, body) in refused {
         let answer = vhost.manage_as("email-worker", method.clone(), path, body).await;
-        assert!(!answer.is_success(), "email-worker must not {method} {path}: {answer}");
+        assert!(
+            [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN, StatusCode::BAD_REQUEST].contains(&answer),
+            "email-worker must not {method} {path}: {answer}"
+        );
     }
     vhost.finish(&[]).await;
 }
