@@ -36,7 +36,7 @@ const SHORT: Duration = Duration::from_secs(3);
 const BRIEF: Duration = Duration::from_secs(2);
 
 /// Orders at once, five times, while there is no database.
-const ORDERS: usize = 30;
+const ORDERS: usize = 20;
 
 /// Whose copies are killed one after another.
 const WORKERS: [&str; 3] = ["email-worker", "order-worker", "pdf-report"];
