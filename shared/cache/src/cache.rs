@@ -52,8 +52,8 @@ pub(crate) struct Shared {
 }
 
 impl Cache {
-    /// A cache in `redis`, with a connection more, by which Redis sees that this process lives. `loads` is how many loads of this process run at a time: fewer than the database has connections for it.
-    /// Called within a Tokio runtime.
+    /// A cache in `redis`, with a connection more, by which Redis sees that this process lives. `loads` is how many loads of this process
+    /// run at a time: fewer than the database has connections for it. Called within a Tokio runtime.
     #[must_use]
     pub fn new(redis: Redis, loads: usize) -> Self {
         let (presence, entries) = (Presence::show(redis.clone()), Entries::new(redis));
