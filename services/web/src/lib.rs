@@ -27,6 +27,7 @@ mod tracker;
 mod unwritten;
 mod versioned;
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,9 +56,12 @@ pub use serve::serve;
 pub use settings::{DEFAULTS, HttpSettings, LimitSettings, RedisServers, Settings, VideoSettings};
 pub use tracker::Tracker;
 
-/// What the handlers share.
+/// What the handlers share. A clone costs next to nothing: each layer around a route makes some for each request.
 #[derive(Clone)]
-pub struct App {
+pub struct App(Arc<Shared>);
+
+/// What there is of an [`App`].
+pub struct Shared {
     pub(crate) publisher: Publisher,
     pub(crate) breaker: Breaker,
     pub(crate) fullness: Fullness,
@@ -147,6 +151,14 @@ impl Default for Limits {
     }
 }
 
+impl Deref for App {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
 impl App {
     /// Puts together what the handlers share, and what [`serve`] has to run for them. When `drain` is cancelled, what waits is
     /// answered at once.
@@ -168,7 +180,7 @@ impl App {
         let (recorder, recording) =
             Recorder::new(pool.clone(), status.clone(), publisher.clone(), redis.clone(), limits.record);
         let generations = Generations::new(redis.clone());
-        let app = Self {
+        let shared = Shared {
             publisher,
             breaker: Breaker::default(),
             fullness: broker.fullness(),
@@ -189,7 +201,7 @@ impl App {
             uploads: Places::new(limits.uploads, limits.uploads_each),
             drain,
         };
-        (app, recording)
+        (Self(Arc::new(shared)), recording)
     }
 
     /// Keeps knowing how the broker stands: how full its queues are and, once it has fallen silent, whether it answers again. Ends

@@ -175,11 +175,15 @@ pub(crate) async fn call<T>(
     action: &'static str,
     work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
 ) -> Result<T, DatabaseError> {
-    let connection = pool.acquire().await.map_err(DatabaseError::failed(action))?;
-    let mut lent = Lent { connection, answered: false };
-    let outcome = within(action, CALL_DEADLINE, work(&mut lent.connection)).await;
-    lent.answered = !matches!(outcome, Err(DatabaseError::Deadline { .. }));
-    outcome
+    // Apart, so that the driver's many kilobytes are no part of each future around it, most of which never come to call.
+    Box::pin(async move {
+        let connection = pool.acquire().await.map_err(DatabaseError::failed(action))?;
+        let mut lent = Lent { connection, answered: false };
+        let outcome = within(action, CALL_DEADLINE, work(&mut lent.connection)).await;
+        lent.answered = !matches!(outcome, Err(DatabaseError::Deadline { .. }));
+        outcome
+    })
+    .await
 }
 
 /// A connection that is kept over several calls, for a transaction or a lock that outlives one. Unless it is given back, it is
