@@ -25,12 +25,13 @@ const UNMATCHED: &str = "unmatched";
 
 /// Lays the edge around the routes.
 pub(crate) fn around(routes: Router) -> Router {
-    // The last is the outermost.
-    routes
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(map_response(harden))
-        .layer(from_fn(observe))
-        .layer(SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, COOKIE]))
+    // The first is the outermost. All in one: each layer of a router clones and boxes what it is around, for every request.
+    routes.layer((
+        SetSensitiveRequestHeadersLayer::new([AUTHORIZATION, COOKIE]),
+        from_fn(observe),
+        map_response(harden),
+        CatchPanicLayer::custom(panicked),
+    ))
 }
 
 fn panicked(_: Box<dyn Any + Send + 'static>) -> Response {
@@ -44,7 +45,7 @@ pub(crate) async fn answer_within(State(limit): State<Duration>, request: Reques
 
 /// Headers that cost nothing and close doors. Nothing here is kept by a cache, and nothing is loaded by what is shown, unless its
 /// handler says how.
-async fn harden(mut response: Response) -> Response {
+async fn harden<B>(mut response: Response<B>) -> Response<B> {
     let headers = response.headers_mut();
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let nothing = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");

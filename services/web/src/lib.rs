@@ -60,7 +60,7 @@ pub use tracker::Tracker;
 #[derive(Clone)]
 pub struct App(Arc<Shared>);
 
-/// What there is of an [`App`].
+/// The parts of an [`App`], behind one count.
 pub struct Shared {
     pub(crate) publisher: Publisher,
     pub(crate) breaker: Breaker,

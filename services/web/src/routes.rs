@@ -96,8 +96,8 @@ pub(crate) fn router(app: App) -> Router {
         routes.fallback(async || Problem::UnknownRoute).method_not_allowed_fallback(async || Problem::MethodNotAllowed);
     let sessions = sessions::layer(app.redis.clone(), app.limits.session_idle);
     let routes = edge::around(routes.layer(from_fn(cross_site::refuse)).with_state(app));
-    // Outside: a session is read within the request's span, and its cookie set on whatever the answer has become.
-    routes.layer(sessions).layer(map_response(sessions::take_back_well))
+    // Outside, the first outermost: a session is read within the request's span, and its cookie set on whatever the answer has become.
+    routes.layer((map_response(sessions::take_back_well), sessions))
 }
 
 /// The id of a job, report, video, order, product, user or token in a path. What is no id names nothing, and is answered so.

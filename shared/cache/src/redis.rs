@@ -10,11 +10,13 @@ use redis::{Client, Cmd, ErrorKind, FromRedisValue, ScriptInvocation};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+mod gathered;
 mod memory;
 
+use gathered::{Gathered, Replaceable, current};
 use memory::Memory;
 
 /// How long it may take to connect.
@@ -25,7 +27,7 @@ const FAILURES: u32 = 3;
 const PROBE_PAUSE: Duration = Duration::from_millis(500);
 /// Between two looks at the server while all is well.
 const LOOK_PAUSE: Duration = Duration::from_secs(15);
-/// Calls that may wait to be written. More wait for room, as long as their deadline lets them.
+/// Calls that may wait to be gathered, and to be written. More wait for room, as long as their deadline lets them.
 const WRITE_QUEUE: usize = 1024;
 
 /// Where a Redis server is.
@@ -128,12 +130,13 @@ impl State {
     }
 }
 
-/// One Redis server. Clones share its connection and its breaker.
+/// One Redis server. Clones share its connection, its breaker, and the pieces in which scripts go there.
 #[derive(Clone)]
 pub struct Redis {
     client: Client,
     /// Replaced when it is good for nothing any more.
-    connection: Arc<RwLock<ConnectionManager>>,
+    connection: Replaceable,
+    scripts: Gathered,
     deadline: Duration,
     role: Role,
     prefix: Arc<str>,
@@ -155,11 +158,12 @@ impl Redis {
     /// [`RedisError::Address`] when the URL cannot be parsed.
     pub fn new(settings: &RedisSettings, role: Role) -> Result<Self, RedisError> {
         let client = Client::open(settings.url.expose_secret()).map_err(|_| RedisError::Address)?;
-        let connection = connect(&client)?;
+        let connection = Arc::new(RwLock::new(connect(&client)?));
         let state = State { met: false, failures: 0, differs: None, full: None };
         Ok(Self {
             client,
-            connection: Arc::new(RwLock::new(connection)),
+            scripts: Gathered::over(Arc::clone(&connection)),
+            connection,
             deadline: role.deadline(),
             role,
             prefix: settings.prefix.as_str().into(),
@@ -191,11 +195,12 @@ impl Redis {
     /// # Errors
     /// Redis is away, does not answer in time, or says no. `action` names the call in the error, as "verb the noun".
     pub async fn query<T: FromRedisValue>(&self, action: &'static str, command: &Cmd) -> Result<T, RedisError> {
-        let mut connection = self.connection();
+        let mut connection = current(&self.connection);
         self.within(action, async move { command.query_async(&mut connection).await }).await
     }
 
-    /// Runs a script, whose text is sent only to a server that does not know it.
+    /// Runs a script, whose text is sent only to a server that does not know it. What several callers run at once goes there in one
+    /// piece, and their answers come together.
     ///
     /// # Errors
     /// As [`Redis::query`].
@@ -204,8 +209,8 @@ impl Redis {
         action: &'static str,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, RedisError> {
-        let mut connection = self.connection();
-        self.within(action, async move { script.invoke_async(&mut connection).await }).await
+        let mut asking = self.scripts.until(Instant::now() + self.deadline);
+        self.within(action, async move { script.invoke_async(&mut asking).await }).await
     }
 
     /// Whether the server has not answered lately, so that calls fail without asking it.
@@ -258,10 +263,6 @@ impl Redis {
         &self.client
     }
 
-    fn connection(&self) -> ConnectionManager {
-        self.connection.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Gives up the connection: the driver notices neither a peer that vanished without a word, until TCP does, nor a password that
     /// has become right.
     fn connect_anew(&self) {
@@ -280,7 +281,7 @@ impl Redis {
 
     /// Asks for a sign of life, whatever the breaker says.
     async fn probe(&self) -> bool {
-        let mut connection = self.connection();
+        let mut connection = current(&self.connection);
         let answer = timeout(self.deadline, redis::cmd("PING").query_async::<String>(&mut connection)).await;
         let answered = answer.is_ok_and(|answer| answer.is_ok());
         self.heard(answered);

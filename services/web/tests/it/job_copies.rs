@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use serde_json::{Value, json};
 use store::jobs::JobEventType as Type;
 use tokio::time::timeout;
+use uuid::Uuid;
 use web::Limits;
 
 use crate::harness::{
@@ -290,6 +291,45 @@ async fn a_job_can_be_stopped_before_its_row_is_written() {
     assert_eq!(show(&web, path).await["cancelling"], true);
     web.stop().await;
     vhost.finish(&[("report.normal", 1)]).await;
+}
+
+#[tokio::test]
+async fn a_row_that_has_to_wait_holds_up_no_other() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let web = Web::start_connected(Behind::both(&vhost, &database)).await;
+    // The first one waits for a lock.
+    for statement in [
+        "CREATE SEQUENCE rows",
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             IF nextval('rows') = 1 THEN PERFORM pg_advisory_xact_lock(7); END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER wait BEFORE INSERT ON jobs FOR EACH ROW EXECUTE FUNCTION wait()",
+    ] {
+        sqlx::raw_sql(statement).execute(&web.pool).await.unwrap();
+    }
+    let mut holding = web.pool.begin().await.unwrap();
+    sqlx::query("SELECT pg_advisory_xact_lock(7)").execute(&mut *holding).await.unwrap();
+    let waits = async || {
+        let waiting = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND objid = 7
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))";
+        sqlx::query_scalar::<_, bool>(waiting).fetch_one(&web.pool).await.unwrap()
+    };
+    let accept = async || {
+        let accepted: Value = web.post_report(&november()).await.json().await.unwrap();
+        accepted["id"].as_str().unwrap().parse::<Uuid>().unwrap()
+    };
+    let written = async |id: Uuid| {
+        let row = "SELECT EXISTS (SELECT FROM jobs WHERE id = $1)";
+        sqlx::query_scalar::<_, bool>(row).bind(id).fetch_one(&web.pool).await.unwrap()
+    };
+    let first = accept().await;
+    wait("its row waits", waits).await;
+    let second = accept().await;
+    wait("the other is written down", async || written(second).await).await;
+    assert!(waits().await, "the first does not wait any more");
+    holding.rollback().await.unwrap();
+    wait("the first is written down too", async || written(first).await).await;
+    web.stop().await;
+    vhost.finish(&[("report.normal", 2)]).await;
 }
 
 #[tokio::test]

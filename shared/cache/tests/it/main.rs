@@ -11,6 +11,7 @@ mod processes;
 mod race;
 mod redis_server;
 mod rewriting;
+mod scripts;
 
 use std::time::{Duration, Instant};
 

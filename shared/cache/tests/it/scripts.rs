@@ -1,0 +1,69 @@
+//! Scripts that many run at once, which go to the server together.
+
+use std::time::Duration;
+
+use backing::OwnRedis;
+use cache::{Redis, RedisError, Role};
+use futures_util::future::join_all;
+use redis::Script;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use crate::{PATIENCE, at, own_keys, until};
+
+/// Of scripts, under way at once.
+const PIECES: usize = 8;
+/// So that each call makes a piece of its own.
+const APART: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn everybody_has_the_answer_to_their_own_question() {
+    let redis = own_keys(Role::Cache);
+    // Texts that the server has not met, and a refusal in each piece.
+    let scripts = ["ARGV[1]", "ARGV[1] .. '!'"].map(|answer| {
+        let refuse = "if ARGV[1] % 7 == 0 then return redis.error_reply('NO ' .. ARGV[1]) end";
+        Script::new(&format!("-- {}\n{refuse}\nreturn {answer}", Uuid::new_v4()))
+    });
+    let answers = join_all((0..500).map(async |number: usize| {
+        let script = &scripts[number % 2];
+        redis.invoke::<String>("ask", script.prepare_invoke().arg(number)).await
+    }));
+    for (number, answer) in answers.await.into_iter().enumerate() {
+        match answer {
+            Ok(answer) => assert_eq!(answer, format!("{number}{}", ["", "!"][number % 2])),
+            Err(RedisError::Failed { source, .. }) => {
+                assert_eq!((number % 7, source.detail()), (0, Some(number.to_string().as_str())));
+            }
+            Err(error) => panic!("{number}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_its_caller_gave_up_before_it_was_sent_is_not() {
+    let server = OwnRedis::start();
+    let patient = at(&server.url(), Role::Cache).with_deadline(Duration::from_secs(5));
+    let hasty = patient.clone().with_deadline(Duration::from_millis(300));
+    let (script, key) = (Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])"), patient.key(&["sum"]));
+    let add = async |redis: &Redis, number: usize| redis.invoke::<usize>("add", script.key(&key).arg(number)).await;
+    assert_eq!(add(&patient, 1).await.unwrap(), 1);
+    server.freeze();
+    // As many pieces as may be under way, then two that are the next, of which one is given up before.
+    let mut calls = JoinSet::new();
+    for number in 0..PIECES + 2 {
+        let (redis, amount) = if number == PIECES { (hasty.clone(), 1000) } else { (patient.clone(), 1) };
+        let (script, key) = (script.clone(), key.clone());
+        calls.spawn(async move { redis.invoke::<usize>("add", script.key(key).arg(amount)).await });
+        sleep(APART).await;
+    }
+    for late in calls.join_all().await {
+        assert!(matches!(late, Err(RedisError::Deadline { .. })), "{late:?}");
+    }
+    server.thaw();
+    // What came by one connection is done in one go.
+    let another = at(&server.url(), Role::Cache).with_deadline(PATIENCE);
+    until("the others are done", async || add(&another, 0).await.unwrap() > 1).await;
+    let sum = add(&another, 0).await.unwrap();
+    assert!(sum < 1000, "{sum}");
+}
