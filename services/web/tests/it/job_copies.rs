@@ -294,7 +294,7 @@ async fn a_job_can_be_stopped_before_its_row_is_written() {
 }
 
 #[tokio::test]
-async fn a_row_that_has_to_wait_holds_up_no_other() {
+async fn a_batch_of_rows_that_has_to_wait_does_not_hold_up_the_next() {
     let (vhost, database) = tokio::join!(vhost(), database());
     let web = Web::start_connected(Behind::both(&vhost, &database)).await;
     // The first one waits for a lock.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use backing::OwnRedis;
+use backing::{OwnRedis, Proxy};
 use cache::{Redis, RedisError, Role};
 use futures_util::future::join_all;
 use redis::Script;
@@ -31,13 +31,37 @@ async fn everybody_has_the_answer_to_their_own_question() {
     }));
     for (number, answer) in answers.await.into_iter().enumerate() {
         match answer {
-            Ok(answer) => assert_eq!(answer, format!("{number}{}", ["", "!"][number % 2])),
+            Ok(answer) => {
+                assert_ne!(number % 7, 0, "{answer}");
+                assert_eq!(answer, format!("{number}{}", ["", "!"][number % 2]));
+            }
             Err(RedisError::Failed { source, .. }) => {
                 assert_eq!((number % 7, source.detail()), (0, Some(number.to_string().as_str())));
             }
             Err(error) => panic!("{number}: {error}"),
         }
     }
+}
+
+#[tokio::test]
+async fn one_that_is_slow_holds_up_no_other() {
+    let proxy = Proxy::start(&backing::redis_url("cache")).await;
+    let (redis, direct) = (at(&proxy.url, Role::Cache).with_deadline(PATIENCE), own_keys(Role::Cache));
+    let (script, key) = (Script::new("return redis.call('INCRBY', KEYS[1], ARGV[1])"), direct.key(&["sum"]));
+    let add = |redis: &Redis, number: usize| {
+        let (redis, script, key) = (redis.clone(), script.clone(), key.clone());
+        async move { redis.invoke::<usize>("add", script.key(key).arg(number)).await }
+    };
+    let sum = async || add(&direct, 0).await.unwrap();
+    assert_eq!(add(&redis, 1).await.unwrap(), 1);
+    proxy.hold_answers(true);
+    let first = tokio::spawn(add(&redis, 10));
+    until("the first is done", async || sum().await == 11).await;
+    let second = tokio::spawn(add(&redis, 100));
+    until("the second is done", async || sum().await == 111).await;
+    assert!(!first.is_finished(), "it waits for its answer");
+    proxy.hold_answers(false);
+    assert_eq!((first.await.unwrap().unwrap(), second.await.unwrap().unwrap()), (11, 111));
 }
 
 #[tokio::test]
