@@ -23,9 +23,9 @@ use crate::system::{self, System};
 use crate::verdict::Verdict;
 
 /// The load runs for so long before a fault begins.
-const BEFORE: Duration = Duration::from_secs(1);
-/// Past the heartbeat, which the suite sets to 2 s.
-const PAST_HEARTBEAT: Duration = Duration::from_secs(8);
+const BEFORE: Duration = Duration::from_millis(500);
+/// Past the heartbeat, which the suite sets to 2 s: whoever misses two in a row is given up.
+const PAST_HEARTBEAT: Duration = Duration::from_secs(6);
 /// Past the time after which the nodes of a cluster give up a silent one, 8 to 12 s: see compose/rabbitmq/cluster.conf.
 const PAST_NET_TICK: Duration = Duration::from_secs(15);
 /// Past the time after which a web that listens to a silent Redis gives it up, 4 s at most.
@@ -144,7 +144,7 @@ impl Fault {
             Self::FilesFull | Self::RelayDrops => BRIEF + 3 * BEFORE,
             Self::RedisCachePaused => PAST_SILENCE + 2 * BEFORE,
             Self::DeliveredTwice | Self::Poison => SHORT,
-            _ => SHORT + 3 * BEFORE,
+            _ => SHORT + 2 * BEFORE,
         }
     }
 
@@ -296,7 +296,7 @@ async fn relay(system: &System, time: Duration, stage: Stage, act: Act) -> anyho
 }
 
 async fn kill_workers(system: &System) -> anyhow::Result<()> {
-    for _ in 0..5 {
+    for _ in 0..4 {
         let chance = rand::rng().random_range(0..800);
         sleep(Duration::from_millis(chance)).await;
         system.noop_workers.kill(rand::rng().random_range(0..2))?;
@@ -362,11 +362,11 @@ async fn kill_webs(system: &System, load: &mut Load) {
 
 /// The broker's answers are held back when rows come due, and the dispatchers die before they come.
 async fn kill_dispatchers(system: &System, load: &mut Load) {
-    let (dispatchers, due) = (copies_of("dispatcher"), Utc::now() + Duration::from_secs(3));
+    let (dispatchers, due) = (copies_of("dispatcher"), Utc::now() + Duration::from_secs(2));
     for _ in 0..20 {
         load.add(|ways| async move { ways.web.report(Report { web: None, run_at: Some(due) }).await });
     }
-    sleep(Duration::from_secs(2)).await;
+    sleep(Duration::from_secs(1)).await;
     system.proxy("dispatcher").hold_answers(true);
     sleep(Duration::from_secs(2)).await;
     block_in_place(|| dispatchers.kill());

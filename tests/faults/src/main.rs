@@ -36,7 +36,7 @@ use crate::verdict::Verdict;
 use crate::visits::Visits;
 
 /// The load goes on for so long after a fault.
-const AFTER: Duration = Duration::from_secs(1);
+const AFTER: Duration = Duration::from_millis(500);
 /// One strike, from the first job to the verdict.
 const STRIKE_DEADLINE: Duration = Duration::from_secs(600);
 

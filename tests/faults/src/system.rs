@@ -155,9 +155,8 @@ impl System {
         let Message::ReportReady(kept) = &self.ways.mail.message else { unreachable!("the mail is about a report") };
         let kept = format!("{}.pdf", kept.report_id);
         let reports = copies_of("pdf-report");
-        let find = ["find", "files/reports", "-name", "*.pdf", "-not", "-name", &kept, "-delete"];
-        block_in_place(|| reports.run(&find));
-        block_in_place(|| reports.run(&["rm", "-rf", "files/videos"]));
+        let delete = format!("find files/reports -name '*.pdf' -not -name {kept} -delete && rm -rf files/videos");
+        block_in_place(|| reports.run(&["bash", "-c", &delete]));
     }
 
     /// The service in whose container the leader of a queue is.
