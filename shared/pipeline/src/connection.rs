@@ -10,12 +10,14 @@ use futures_util::StreamExt;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, ConnectionProperties, Event};
 use rand::Rng;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::confirms::{Message, publish_all};
 use crate::nodes::{Node, Nodes};
+use crate::publisher::WINDOW;
 use crate::topology::{DeclareError, Inspection, Inspections, Topology, declare};
 
 /// A channel's set-up.
@@ -31,12 +33,15 @@ const BACKOFF_LAST: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) connection: lapin::Connection,
-    /// With confirms.
-    pub(crate) confirmed: Channel,
+    /// To be published with confirms.
+    pub(crate) messages: mpsc::Sender<Message>,
+    /// Over which that is done.
+    confirmed: Channel,
     /// Without: what goes out here may be lost.
     pub(crate) unconfirmed: Channel,
     /// Cancelled when the connection, or a channel that belongs to it, is no longer good. Whoever notices cancels it.
     pub(crate) lost: CancellationToken,
+    pub(crate) since: Instant,
     blocked: watch::Sender<bool>,
 }
 
@@ -187,8 +192,10 @@ async fn connect(
     let connection = connected.map_err(|_| ConnectError::Silent(deadline))??;
     match set_up(&connection, topology, inspections).await {
         Ok((confirmed, unconfirmed)) => {
-            let (blocked, _) = watch::channel(false);
-            Ok(Link { connection, confirmed, unconfirmed, lost: CancellationToken::new(), blocked })
+            let ((blocked, _), lost) = (watch::channel(false), CancellationToken::new());
+            let (messages, handed_in) = mpsc::channel(WINDOW);
+            tokio::spawn(publish_all(confirmed.clone(), handed_in, lost.clone()));
+            Ok(Link { connection, messages, confirmed, unconfirmed, lost, since: Instant::now(), blocked })
         }
         Err(error) => {
             // Dropping a connection that is half set up is not the same as closing it.

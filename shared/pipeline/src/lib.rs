@@ -2,6 +2,7 @@
 //! It knows no database, no cache, and of HTTP only the broker's management API.
 
 mod broker;
+mod confirms;
 mod connection;
 mod consumer;
 #[cfg(test)]

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Confirmation};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
+use crate::confirms::{Fate, Message};
 use crate::connection::{Link, LinkState};
 use crate::control::Control;
 use crate::events::Event;
@@ -19,7 +20,9 @@ use crate::message::{OutgoingJob, PAYLOAD_HASH, SealedJob, base_properties};
 use crate::topology::{CONTROL, EVENTS, UNRECORDED, jobs_exchange};
 
 /// Confirms that may be outstanding at once. Beyond a few hundred the broker gains nothing, and memory must end somewhere.
-const WINDOW: usize = 1024;
+pub(crate) const WINDOW: usize = 1024;
+/// A link this old is rebuilt when a message is returned, which declares what is missing; a younger one has just done so.
+const RENEWAL: Duration = Duration::from_secs(10);
 
 /// Why a message is not known to be on a queue. Only after `Unconfirmed` may it be there all the same.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +74,7 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) exchange: &'a str,
     pub(crate) routing_key: &'a str,
     pub(crate) properties: BasicProperties,
-    pub(crate) body: &'a [u8],
+    pub(crate) body: Vec<u8>,
     /// Whether it is a failure that no queue takes it.
     pub(crate) mandatory: bool,
 }
@@ -93,7 +96,7 @@ impl Publisher {
     /// See [`PublishError`].
     pub async fn publish_job<J: Job>(&self, job: &OutgoingJob<J>) -> Result<(), PublishError> {
         let body = serde_json::to_vec(&job.payload)?;
-        self.publish(J::KIND, job, &body).await
+        self.publish(J::KIND, job, body).await
     }
 
     /// Publishes a job that an outbox kept.
@@ -102,10 +105,10 @@ impl Publisher {
     /// See [`PublishError`].
     pub async fn publish_sealed(&self, sealed: &SealedJob) -> Result<(), PublishError> {
         let body = serde_json::to_vec(&sealed.job.payload)?;
-        self.publish(&sealed.kind, &sealed.job, &body).await
+        self.publish(&sealed.kind, &sealed.job, body).await
     }
 
-    async fn publish<J>(&self, kind: &str, job: &OutgoingJob<J>, body: &[u8]) -> Result<(), PublishError> {
+    async fn publish<J>(&self, kind: &str, job: &OutgoingJob<J>, body: Vec<u8>) -> Result<(), PublishError> {
         let (exchange, routing_key) = (jobs_exchange(kind), job.lane.as_str());
         let properties = job.properties(kind, &self.app_id);
         self.send(Outgoing { exchange: &exchange, routing_key, properties, body, mandatory: true }).await
@@ -118,7 +121,7 @@ impl Publisher {
     pub async fn publish_control(&self, control: &Control) -> Result<(), PublishError> {
         let body = serde_json::to_vec(control)?;
         let properties = base_properties(Uuid::now_v7(), control.kind(), Utc::now(), &self.app_id);
-        self.send(Outgoing { exchange: CONTROL, routing_key: "", properties, body: &body, mandatory: false }).await
+        self.send(Outgoing { exchange: CONTROL, routing_key: "", properties, body, mandatory: false }).await
     }
 
     /// Publishes for a kind what no queue takes, and waits for the confirm: whether the broker answers who publishes that kind.
@@ -129,7 +132,8 @@ impl Publisher {
         // No lane has this name: the broker drops it and says that it is done.
         let (exchange, routing_key) = (jobs_exchange(kind), "probe");
         let properties = base_properties(Uuid::now_v7(), "probe", Utc::now(), &self.app_id);
-        self.send(Outgoing { exchange: &exchange, routing_key, properties, body: b"{}", mandatory: false }).await
+        self.send(Outgoing { exchange: &exchange, routing_key, properties, body: b"{}".to_vec(), mandatory: false })
+            .await
     }
 
     /// How many publishes wait for their confirm at the moment; there is a bound.
@@ -144,7 +148,7 @@ impl Publisher {
     /// See [`PublishError`]; an event is never returned.
     pub async fn publish_event(&self, event: &Event) -> Result<(), PublishError> {
         let body = serde_json::to_vec(event)?;
-        self.send(self.outgoing_event(event, event.body.kind(), &body)).await
+        self.send(self.outgoing_event(event, event.body.kind(), body)).await
     }
 
     /// Publishes an event of which nobody has written down what it tells, so that the tracker does: under `<its type>.unrecorded`.
@@ -154,7 +158,7 @@ impl Publisher {
     pub async fn publish_unrecorded(&self, event: &Event) -> Result<(), PublishError> {
         let body = serde_json::to_vec(event)?;
         let routing_key = format!("{}.{UNRECORDED}", event.body.kind());
-        self.send(self.outgoing_event(event, &routing_key, &body)).await
+        self.send(self.outgoing_event(event, &routing_key, body)).await
     }
 
     /// Sends an event that may be lost, without waiting for a confirm.
@@ -164,13 +168,13 @@ impl Publisher {
     pub async fn hint_event(&self, event: &Event) -> Result<(), PublishError> {
         let link = self.link()?;
         let body = serde_json::to_vec(event)?;
-        let outgoing = self.outgoing_event(event, event.body.kind(), &body);
+        let outgoing = self.outgoing_event(event, event.body.kind(), body);
         #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
         let written = link.unconfirmed.basic_publish(
             outgoing.exchange.into(),
             outgoing.routing_key.into(),
             BasicPublishOptions::default(),
-            outgoing.body,
+            &outgoing.body,
             outgoing.properties,
         );
         match timeout_at(Instant::now() + self.deadline, written).await {
@@ -180,7 +184,7 @@ impl Publisher {
         }
     }
 
-    fn outgoing_event<'a>(&self, event: &Event, routing_key: &'a str, body: &'a [u8]) -> Outgoing<'a> {
+    fn outgoing_event<'a>(&self, event: &Event, routing_key: &'a str, body: Vec<u8>) -> Outgoing<'a> {
         let properties = base_properties(event.id, event.body.kind(), event.at, &self.app_id)
             .with_correlation_id(event.job.id.to_string().into());
         let mut headers = FieldTable::default();
@@ -217,46 +221,42 @@ impl Publisher {
         result
     }
 
-    async fn send_within(&self, deadline: Instant, message: Outgoing<'_>) -> Result<(), PublishError> {
+    async fn send_within(&self, deadline: Instant, outgoing: Outgoing<'_>) -> Result<(), PublishError> {
         let link = self.link()?;
-        let slot = timeout_at(deadline, self.window.acquire()).await.map_err(|_| PublishError::WindowFull)?;
-        let options = BasicPublishOptions { mandatory: message.mandatory, ..BasicPublishOptions::default() };
-        let (exchange, routing_key) = (message.exchange, message.routing_key);
-        let confirmed = async {
-            #[expect(clippy::disallowed_methods, reason = "this is publisher.rs")]
-            let written = link.confirmed.basic_publish(
-                exchange.into(),
-                routing_key.into(),
-                options,
-                message.body,
-                message.properties,
-            );
-            written.await?.await
+        let place = timeout_at(deadline, Arc::clone(&self.window).acquire_owned()).await;
+        let place = place.map_err(|_| PublishError::WindowFull)?.expect("the semaphore is never closed");
+        let (fate, told) = oneshot::channel();
+        let Outgoing { exchange, routing_key, properties, body, mandatory } = outgoing;
+        let message = Message {
+            exchange: exchange.into(),
+            routing_key: routing_key.into(),
+            properties,
+            body,
+            mandatory,
+            fate,
+            place,
         };
-        let confirmation = tokio::select! {
-            confirmation = timeout_at(deadline, confirmed) => confirmation,
-            // The confirm of a dead channel may never come.
-            () = link.lost.cancelled() => return Err(PublishError::Unconfirmed),
-        };
-        drop(slot);
+        // There is room for each that has a place.
+        if link.messages.try_send(message).is_err() {
+            link.lost.cancel();
+            return Err(PublishError::NotConnected);
+        }
         let place = || (exchange.to_owned(), routing_key.to_owned());
-        match confirmation {
-            Ok(Ok(Confirmation::Ack(None))) => Ok(()),
-            Ok(Ok(Confirmation::Ack(Some(_)))) => {
+        // Without a word the link was lost.
+        match timeout_at(deadline, told).await.ok().and_then(Result::ok).unwrap_or(Fate::Unknown) {
+            Fate::Taken => Ok(()),
+            Fate::Returned => {
+                if link.since.elapsed() > RENEWAL {
+                    link.lost.cancel();
+                }
                 let (exchange, routing_key) = place();
                 Err(PublishError::Returned { exchange, routing_key })
             }
-            Ok(Ok(Confirmation::Nack(_))) => {
+            Fate::Refused => {
                 let (exchange, routing_key) = place();
                 Err(PublishError::Nacked { exchange, routing_key })
             }
-            Ok(Ok(Confirmation::NotRequested)) | Err(_) => Err(PublishError::Unconfirmed),
-            Ok(Err(error)) => {
-                // A channel that fails one publish fails them all: have it rebuilt, do not wait for somebody to look.
-                tracing::warn!(%error, exchange, routing_key, "publish");
-                link.lost.cancel();
-                Err(PublishError::Unconfirmed)
-            }
+            Fate::Unknown => Err(PublishError::Unconfirmed),
         }
     }
 }

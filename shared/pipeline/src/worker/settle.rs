@@ -144,7 +144,7 @@ impl Settlement<'_> {
                 exchange,
                 routing_key,
                 properties,
-                body: &self.delivery.data,
+                body: self.delivery.data.clone(),
                 mandatory: true,
             })
         })

@@ -1,6 +1,10 @@
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use pipeline::{Event, EventBody, PublishError, events::JobReference};
+use backing::Proxy;
+use futures_util::future::join_all;
+use pipeline::topology::Lane;
+use pipeline::{BrokerState, Event, EventBody, OutgoingJob, PublishError, events::JobReference};
 use reqwest::Method;
 use serde_json::json;
 
@@ -40,6 +44,82 @@ async fn a_job_that_no_queue_takes_is_returned_and_not_taken_for_published() {
     assert!(matches!(error, PublishError::Returned { .. }), "{error}");
     broker.close().await;
     vhost.finish(&[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_returned_among_others_is_never_taken_for_published() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let unbind = vhost.channel().queue_unbind(
+        "noop.normal".into(),
+        "postroom.jobs.noop.run".into(),
+        "normal".into(),
+        Default::default(),
+    );
+    unbind.await.unwrap();
+    let publishes = (0..2000).map(|number| {
+        let (publisher, lane) = (broker.publisher(), if number % 2 == 0 { Lane::Normal } else { Lane::Bulk });
+        let job = OutgoingJob { lane, ..job("") };
+        tokio::spawn(async move { (job.id, lane, publisher.publish_job(&job).await) })
+    });
+    let mut on_the_queue = BTreeSet::new();
+    for published in join_all(publishes).await {
+        match published.unwrap() {
+            (_, Lane::Normal, Err(PublishError::Returned { .. } | PublishError::Unconfirmed)) => {}
+            // A return may come with its confirm.
+            (_, Lane::Bulk, Err(PublishError::Unconfirmed)) => {}
+            (id, Lane::Bulk, Ok(())) => _ = on_the_queue.insert(id.to_string()),
+            (_, lane, published) => panic!("{lane:?}: {published:?}"),
+        }
+    }
+    assert!(on_the_queue.len() > 100, "{} of 1000 were told to be published", on_the_queue.len());
+    vhost.wait_ready("noop.bulk", 1000).await;
+    broker.close().await;
+    vhost.finish(&[("noop.bulk", 1000)]).await;
+}
+
+/// A confirm names its message by the broker's count of arrivals, which threads that publish at once must not get wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn of_a_full_queue_and_one_with_room_each_answers_for_its_own() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    let policy = json!({"pattern": "^noop\\.normal$", "definition": {"max-length": 1}, "apply-to": "queues"});
+    vhost.manage(Method::PUT, "policies", "/small", Some(policy)).await;
+    let publisher = broker.publisher();
+    vhost.wait("it is full", || async { publisher.publish_job(&job("")).await.is_err() }).await;
+    let full = vhost.ready("noop.normal").await.unwrap();
+    let publishes = (0..20_000).map(|number| {
+        let (publisher, lane) = (broker.publisher(), if number % 2 == 0 { Lane::Normal } else { Lane::Bulk });
+        let job = OutgoingJob { lane, ..job("") };
+        tokio::spawn(async move { (lane, publisher.publish_job(&job).await) })
+    });
+    for published in join_all(publishes).await {
+        match published.unwrap() {
+            (Lane::Normal, Err(PublishError::Nacked { .. })) | (Lane::Bulk, Ok(())) => {}
+            (lane, published) => panic!("{lane:?}: {published:?}"),
+        }
+    }
+    broker.close().await;
+    vhost.finish(&[("noop.normal", full), ("noop.bulk", 10_000)]).await;
+}
+
+#[tokio::test]
+async fn what_the_broker_has_not_confirmed_keeps_its_place_in_the_window() {
+    let vhost = vhost().await;
+    let proxy = Proxy::start(&vhost.url("noop-worker")).await;
+    let broker = pipeline::Broker::start(&settings(&proxy.url), "noop-worker").unwrap();
+    let state = broker.publishing_state();
+    vhost.wait("connected", || async { state() == BrokerState::Connected }).await;
+    let publisher = broker.publisher().with_deadline(Duration::from_millis(200));
+    proxy.hold_answers(true);
+    let jobs: Vec<_> = (0..50).map(|_| job("")).collect();
+    let published = join_all(jobs.iter().map(|job| publisher.publish_job(job))).await;
+    assert!(published.iter().all(|published| matches!(published, Err(PublishError::Unconfirmed))), "{published:?}");
+    assert_eq!(publisher.outstanding(), 50);
+    proxy.hold_answers(false);
+    vhost.wait("all are confirmed", || async { publisher.outstanding() == 0 }).await;
+    broker.close().await;
+    vhost.finish(&[("noop.normal", 50)]).await;
 }
 
 #[tokio::test]
