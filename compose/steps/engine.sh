@@ -45,13 +45,28 @@ install_engine() {
 }
 
 apt_update() {
-    [[ -n ${apt_is_updated:-} ]] || quietly "Reading the package lists" apt-get -o DPkg::Lock::Timeout=120 update
+    [[ -n ${apt_is_updated:-} ]] || quietly "Reading the package lists" read_package_lists
     apt_is_updated=yes
 }
 
+# apt waits for the lock of dpkg, and not for that of its lists, which a timer of the system may hold.
+read_package_lists() {
+    local deadline=$((SECONDS + 120)) said
+    until said=$(apt-get update 2>&1); do
+        printf '%s\n' "$said"
+        [[ $said == *"Could not get lock"* ]] && ((SECONDS < deadline)) || return 1
+        sleep 1
+    done
+}
+
 apt_install() {
-    quietly "Installing $*" env DEBIAN_FRONTEND=noninteractive \
-        apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@"
+    quietly "Installing $*" install_packages "$@"
+}
+
+# An installation that was interrupted must be finished before apt does anything else.
+install_packages() {
+    local install=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install --yes --no-install-recommends "$@")
+    "${install[@]}" || { DEBIAN_FRONTEND=noninteractive dpkg --configure -a && "${install[@]}"; }
 }
 
 # The version that apt would install of a package; fails where there is none.

@@ -41,6 +41,7 @@ ensure_ca_bundle() {
         [[ -n $POSTROOM_CA_BUNDLE || ! -r $file ]] || POSTROOM_CA_BUNDLE=$file
     done
     if [[ -z $POSTROOM_CA_BUNDLE ]]; then
+        apt_update
         apt_install ca-certificates
         POSTROOM_CA_BUNDLE=/etc/ssl/certs/ca-certificates.crt
     fi
