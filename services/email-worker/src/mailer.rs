@@ -85,11 +85,23 @@ impl Mailer {
     /// # Errors
     /// See [`SendError`]. Only after [`SendError::Unknown`] may the mail have gone out.
     pub async fn send(&self, mail: &Mail) -> Result<Accepted, SendError> {
-        let end = Instant::now() + self.deadline;
+        self.send_before(Instant::now() + self.deadline, mail).await
+    }
+
+    /// The same, and nothing of the mail's content leaves after `last`: from then on somebody else may send it. A process may stand
+    /// still at any point, so that is looked at after all that takes time.
+    ///
+    /// # Errors
+    /// See [`Mailer::send`].
+    pub async fn send_before(&self, last: Instant, mail: &Mail) -> Result<Accepted, SendError> {
+        let end = last.min(Instant::now() + self.deadline);
         let late = || Line::new(&format!("no answer within {} s", self.deadline.as_secs_f64()));
         // Up to the answer to DATA nothing of the mail is there.
         let ready = timeout_at(end, self.ready_for(mail)).await.unwrap_or_else(|_| Err(SendError::Unavailable(late())));
         let mut connection = ready?;
+        if Instant::now() >= end {
+            return Err(SendError::Deferred(Line::new("there was no time left to send it")));
+        }
         match timeout_at(end, connection.message_iter(mail.content.chunks(PIECE_BYTES))).await {
             Ok(Ok(answer)) if answer.has_code(250) => {
                 self.rest(connection);

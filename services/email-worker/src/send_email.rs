@@ -97,6 +97,7 @@ impl SendEmailHandler {
     /// What the runtime is to do about a mail that is not known to be sent. The mail itself is at fault only in
     /// [`Failure::Reject`].
     pub async fn deliver(&self, id: Uuid, job: &SendEmail) -> Result<Done, Failure> {
+        let last = Instant::now() + self.desk.deadlines.lease;
         let claim = sent_mails::claim(&self.desk.pool, id, self.desk.deadlines.lease).await;
         let (lease, doubt) = match claim.or_unavailable(POSTGRES, "ask whether the mail was sent")? {
             Claim::Send(lease) => (lease, false),
@@ -122,7 +123,7 @@ impl SendEmailHandler {
         // A run is dropped when its time is over or the broker is gone. What has begun here goes on all the same,
         // bounded by its deadlines: dropped between the relay's answer and the mark, the mail would be sent twice.
         let desk = Arc::clone(&self.desk);
-        let sending = tokio::spawn(async move { desk.send(mail, lease, doubt).await }.in_current_span());
+        let sending = tokio::spawn(async move { desk.send(last, mail, lease, doubt).await }.in_current_span());
         sending.await.or_retry("send the mail")?
     }
 
@@ -163,9 +164,9 @@ impl SendEmailHandler {
 
 impl Desk {
     /// Sends the mail and notes what became of it. `doubt`: it may be out already.
-    async fn send(&self, mail: Mail, lease: SendLease, doubt: bool) -> Result<Done, Failure> {
+    async fn send(&self, last: Instant, mail: Mail, lease: SendLease, doubt: bool) -> Result<Done, Failure> {
         let begun = Instant::now();
-        let outcome = self.mailer.send(&mail).await;
+        let outcome = self.mailer.send_before(last, &mail).await;
         metrics::histogram!("mail_send_seconds").record(begun.elapsed());
         count(outcome.as_ref().map_or_else(SendError::label, |Accepted| "sent"));
         if doubt && matches!(outcome, Ok(Accepted) | Err(SendError::Unknown(_))) {

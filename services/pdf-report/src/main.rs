@@ -20,6 +20,7 @@ async fn main() -> anyhow::Result<()> {
     let files = Files::open(&settings.files).context("open the files")?;
     let warm = usize::from(settings.worker.concurrency.get());
     let renderer = Arc::new(Renderer::new(settings.engine.path, warm, Limits::default()));
+    renderer.check().await.context("start the engine that makes documents")?;
     let broker = Broker::start(&settings.broker, "pdf-report").context("read the settings of the broker")?;
 
     let publisher = broker.publisher();

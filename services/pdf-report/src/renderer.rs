@@ -157,6 +157,17 @@ impl Renderer {
         renderer
     }
 
+    /// Whether a child can be started at all. One that is slow on a busy machine is no reason to end.
+    ///
+    /// # Errors
+    /// When it cannot, or ends before it is ready.
+    pub async fn check(&self) -> std::io::Result<()> {
+        match Child::start(&self.engine, &self.limits).await {
+            Err(error) if error.kind() != std::io::ErrorKind::TimedOut => Err(error),
+            _ => Ok(()),
+        }
+    }
+
     /// Makes one document. Dropping the future kills the child.
     ///
     /// # Errors

@@ -181,7 +181,7 @@ impl Fault {
             Self::RelayRefuses => (verdict.dead > 0, "no mail was refused"),
             Self::RelayDrops => (verdict.maybe_sent > 0, "no mail was in doubt"),
             Self::PostgresStopped | Self::OrdersWithoutPostgres | Self::FilesFull => {
-                (verdict.recovered_after > Duration::ZERO, "nobody was held up")
+                (verdict.retried > 0, "no attempt was put off")
             }
             // The relay counts by itself; of a cluster's node others may take over before anybody notices.
             Self::RelaySlow | Self::RelayDefers | Self::RelayHangs | Self::LeaderKilled | Self::LeaderCutOff => {

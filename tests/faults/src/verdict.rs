@@ -46,6 +46,8 @@ pub(crate) struct Verdict {
     pub(crate) recovered_after: Duration,
     /// Jobs that ended as dead letters.
     pub(crate) dead: u64,
+    /// Attempts that were put off, because something was away or full.
+    pub(crate) retried: u64,
     /// Queues that still held something; dead letters are not counted.
     pub(crate) unfinished: BTreeMap<String, u64>,
     /// What people saw who came meanwhile, if any did.
@@ -70,6 +72,8 @@ struct JobRow {
     denials: i64,
     /// Runs beyond the first of each attempt.
     repeated: i64,
+    /// Attempts that were put off.
+    retried: i64,
     maybe_sent: bool,
 }
 
@@ -81,6 +85,7 @@ const JOBS: &str = "
                AND event.event_type IN ('job.succeeded', 'job.refused', 'job.cancelled', 'job.dead')) AS denials,
            count(DISTINCT event.run_id) - count(DISTINCT (event.replays, event.attempt)) FILTER (WHERE event.run_id IS NOT NULL)
                AS repeated,
+           count(*) FILTER (WHERE event.event_type = 'job.retrying') AS retried,
            coalesce(bool_or(mail.maybe_sent), false) AS maybe_sent
     FROM jobs
     LEFT JOIN job_events AS event ON event.job_id = jobs.id
@@ -255,6 +260,7 @@ impl Verdict {
             return;
         };
         self.duplicates += u64::try_from(row.repeated).unwrap_or_default();
+        self.retried += u64::try_from(row.retried).unwrap_or_default();
         self.maybe_sent += u64::from(row.maybe_sent);
         self.mails_twice += u64::from(arrived > 1);
         if row.ends == 1 {

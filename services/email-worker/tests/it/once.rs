@@ -60,6 +60,24 @@ async fn a_job_that_comes_twice_sends_one_mail() {
     assert_eq!(metrics.count("mail_send_seconds_count"), 1);
 }
 
+/// Stopped by a debugger, a hypervisor, a `docker pause`.
+#[tokio::test]
+async fn a_worker_that_stood_still_for_longer_than_its_claim_sends_nothing() {
+    let relay = Relay::start([]).await;
+    let fixture = Fixture::new().await;
+    let deadlines = Deadlines { lease: Duration::from_millis(300), ..DEADLINES };
+    let handler = fixture.handler_with(at(&relay), deadlines);
+    let (job, id) = (fixture.job(PDF.to_vec()).await, Uuid::new_v4());
+    let asleep = async {
+        // Its claim has been asked for.
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(600));
+    };
+    let (delivered, ()) = tokio::join!(deliver(&handler, id, &job), asleep);
+    delivered.unwrap_err();
+    assert!(relay.mails().is_empty());
+}
+
 #[tokio::test]
 async fn two_workers_with_the_same_job_send_one_mail() {
     let answer = Arc::new(Notify::new());

@@ -20,6 +20,14 @@ async fn a_document_arrives_after_its_progress() {
     assert_eq!(lopdf::Document::load_mem(&rendered.pdf).unwrap().get_pages().len(), 3);
 }
 
+#[tokio::test]
+async fn an_engine_that_is_not_there_or_is_none_is_found_out_before_the_first_report() {
+    Renderer::new(ENGINE, 0, own_limits()).check().await.unwrap();
+    for other in ["/nowhere", "/bin/false"] {
+        assert!(Renderer::new(other, 0, own_limits()).check().await.is_err(), "{other} makes documents");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn children_are_booted_ahead_and_each_makes_one_document() {
     let limits = own_limits();
