@@ -46,6 +46,19 @@ async fn a_job_that_no_queue_takes_is_returned_and_not_taken_for_published() {
     vhost.finish(&[]).await;
 }
 
+#[tokio::test]
+async fn a_queue_that_somebody_deleted_is_declared_again_when_a_message_is_returned() {
+    let vhost = vhost().await;
+    let broker = broker(&vhost, "noop-worker").await;
+    vhost.channel().queue_delete("noop.normal".into(), Default::default()).await.unwrap();
+    let publisher = broker.publisher();
+    let first = publisher.publish_job(&job("")).await.unwrap_err();
+    assert!(matches!(first, PublishError::Returned { .. }), "{first}");
+    vhost.wait("it takes messages again", || async { publisher.publish_job(&job("")).await.is_ok() }).await;
+    broker.close().await;
+    vhost.finish(&[("noop.normal", 1)]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_returned_among_others_is_never_taken_for_published() {
     let vhost = vhost().await;
