@@ -1,5 +1,6 @@
 //! Runs one job: with a timeout that is enforced, panics caught, progress told.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use futures_util::future::{AbortHandle, abortable};
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
@@ -185,37 +186,63 @@ async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Op
     let Run { quiet, mut answered, mut latest, lost, stop } = run;
     let limit = worker.row.timeout.mul_f64(worker.time_scale);
     let deadline = Instant::now() + limit;
-    let next = || if quiet { deadline } else { deadline.min(Instant::now() + TELL) };
+    let timed_out = || match stop.is_cancelled() {
+        true => Outcome::Cancelled,
+        false => Outcome::TimedOut { seconds: limit.as_secs_f64() },
+    };
     // One timer for both: most runs end before it rings, and thousands of them a second have one each.
-    let timer = sleep_until(next());
+    let timer = sleep_until(if quiet { deadline } else { deadline.min(Instant::now() + TELL) });
     tokio::pin!(timer);
-    loop {
-        tokio::select! {
-            biased;
-            // First, because a handler that heeds its token answers at the same moment.
-            () = lost.cancelled() => return None,
-            answer = &mut answered => return Some(match answer {
-                // It stops where it can: cut off, it might go on with an effect that nobody hears of. What was done all the same is
-                // done.
-                Ok(Ok(Err(failure))) if stop.is_cancelled() && !matches!(failure, Failure::Refused { .. }) => {
-                    Outcome::Cancelled
-                }
-                Ok(Ok(answer)) => Outcome::Answered(answer),
-                Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
-                Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
-            }),
-            () = &mut timer => {
-                if Instant::now() >= deadline {
-                    return Some(match stop.is_cancelled() {
-                        true => Outcome::Cancelled,
-                        false => Outcome::TimedOut { seconds: limit.as_secs_f64() },
-                    });
-                }
-                // Boxed: what few runs need must not be part of every run's future, which is moved and allocated for each.
-                lost.run_until_cancelled(Box::pin(tell(worker, received, &mut latest))).await?;
-                timer.as_mut().reset(next());
+    tokio::select! {
+        biased;
+        outcome = end(&mut answered, lost, stop) => return outcome,
+        () = &mut timer => {}
+    }
+    if Instant::now() >= deadline {
+        return Some(timed_out());
+    }
+    timer.as_mut().reset(deadline);
+    tokio::select! {
+        biased;
+        outcome = end(&mut answered, lost, stop) => outcome,
+        () = &mut timer => Some(timed_out()),
+        // Beside the others: a broker that does not answer must not hold up the end.
+        // Boxed: what few runs need must not be part of every run's future, which is moved and allocated for each.
+        never = Box::pin(keep_telling(worker, received, &mut latest)) => match never {},
+    }
+}
+
+/// The end of a run by itself; `None` when `lost` was cancelled before.
+async fn end(
+    answered: &mut oneshot::Receiver<Answer>,
+    lost: &CancellationToken,
+    stop: &CancellationToken,
+) -> Option<Outcome> {
+    tokio::select! {
+        biased;
+        // First, because a handler that heeds its token answers at the same moment.
+        () = lost.cancelled() => None,
+        answer = answered => Some(match answer {
+            // It stops where it can: cut off, it might go on with an effect that nobody hears of. What was done all the same is
+            // done.
+            Ok(Ok(Err(failure))) if stop.is_cancelled() && !matches!(failure, Failure::Refused { .. }) => {
+                Outcome::Cancelled
             }
-        }
+            Ok(Ok(answer)) => Outcome::Answered(answer),
+            Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
+            Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
+        }),
+    }
+}
+
+async fn keep_telling(
+    worker: &Worker,
+    received: &mut Received,
+    latest: &mut watch::Receiver<Option<Progress>>,
+) -> Infallible {
+    loop {
+        tell(worker, received, latest).await;
+        sleep(TELL).await;
     }
 }
 

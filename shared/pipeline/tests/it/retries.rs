@@ -8,6 +8,7 @@ use pipeline::jobs::Noop;
 use pipeline::{Broker, BrokerState, Done, Event, EventBody, Failure, Handlers, JobContext};
 use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -336,6 +337,64 @@ async fn a_confirm_that_comes_late_makes_no_second_copy() {
     }
     assert_eq!(runs.all(), ["1", "2"]);
     finish(vhost, &[]).await;
+}
+
+#[tokio::test]
+async fn a_timeout_comes_in_time_while_nothing_can_be_told() {
+    let vhost = vhost().await;
+    let mut events = outcomes(&vhost).await;
+    let proxy = Arc::new(Proxy::start(&vhost.url("noop-worker")).await);
+    let broker = Broker::start(&settings(&proxy.url), "noop-worker").unwrap();
+    let drain = CancellationToken::new();
+    let (ended, mut lasted) = mpsc::unbounded_channel();
+    let handler = {
+        let proxy = Arc::clone(&proxy);
+        With(move |_, context: JobContext| {
+            let is_first = context.attempt() == 1;
+            // The start of the run is not confirmed.
+            proxy.hold_answers(is_first);
+            let ended = ended.clone();
+            async move {
+                if is_first {
+                    let _ended = Ended { begun: Instant::now(), ended };
+                    std::future::pending::<()>().await;
+                }
+                Ok(Done::empty())
+            }
+        })
+    };
+    let consuming = broker.consuming_state();
+    let worker_settings = serde_json::from_value(json!({"concurrency": 2})).unwrap();
+    let handlers = Handlers::new().register(handler);
+    let work = tokio::spawn(broker.work(handlers, &worker_settings, drain.clone(), CancellationToken::new()));
+    vhost.wait("consuming", || async { consuming() == BrokerState::Consuming }).await;
+    let publishing = crate::harness::broker(&vhost, "noop-worker").await;
+    publishing.publisher().publish_job(&job("")).await.unwrap();
+    let lasted = lasted.recv().await.unwrap();
+    proxy.hold_answers(false);
+    let (key, event) = events.next_json().await;
+    assert_eq!((key.as_str(), &event["failure"]["kind"]), ("job.retrying", &json!("timed_out")), "{event}");
+    // 30 s at this time scale are 1.5; a confirm is waited for 5.
+    assert!(lasted < Duration::from_secs(4), "{lasted:?}");
+    while events.next_json().await.0 != "job.succeeded" {}
+    drain.cancel();
+    work.await.unwrap();
+    for broker in [broker, publishing] {
+        broker.close().await;
+    }
+    finish(vhost, &[]).await;
+}
+
+/// Tells how long a handler was there.
+struct Ended {
+    begun: Instant,
+    ended: mpsc::UnboundedSender<Duration>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.ended.send(self.begun.elapsed()).ok();
+    }
 }
 
 #[tokio::test]
