@@ -302,8 +302,8 @@ impl Handlers {
         self
     }
 
-    /// Says how to ask, before each run, whether the job is still wanted: by its id and its number of replays. A question that
-    /// fails, or takes longer than half a second, lets the job run.
+    /// Says how to ask, before each run and every 10 s of it, whether the job is still wanted: by its id and its number of replays.
+    /// A question that fails, or takes longer than half a second, lets the job run.
     #[must_use]
     pub fn marks<F, Answer, E>(mut self, ask: F) -> Self
     where

@@ -1,6 +1,7 @@
 //! Runs one job: with a timeout that is enforced, panics caught, progress told.
 
 use std::convert::Infallible;
+use std::future::pending;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +25,9 @@ use super::handler::{Failure, JobContext, JobMark, NotStarted};
 
 /// A run shorter than this publishes one event, its final one; a longer one tells of itself this often at most.
 const TELL: Duration = Duration::from_millis(250);
+
+/// How often a run that lasts asks whether it is still wanted, multiplied by the time scale: an order to stop may be missed.
+const ASK: Duration = Duration::from_secs(10);
 
 /// After so many deliveries without an end a message is run apart, where it can kill nobody's neighbour.
 const SUSPICIOUS: u32 = 3;
@@ -145,7 +149,7 @@ pub(super) async fn run(
     worker.threads.spawn(task.instrument(received.span.clone()));
 
     let quiet = worker.handlers.is_quiet(&envelope.kind);
-    let run = Run { quiet, answered, latest, lost, stop: &entry.stop };
+    let run = Run { envelope: &envelope, quiet, answered, latest, lost, stop: &entry.stop };
     let outcome = watch_run(worker, received, run).await;
     entry.stop.cancel();
     confirm(worker, outcome?, lost).await
@@ -171,6 +175,7 @@ async fn confirm(worker: &Worker, outcome: Outcome, lost: &CancellationToken) ->
 
 /// A handler at work, seen from outside.
 struct Run<'a> {
+    envelope: &'a Envelope,
     /// Nothing is told of it.
     quiet: bool,
     answered: oneshot::Receiver<Answer>,
@@ -183,7 +188,7 @@ struct Run<'a> {
 type Answer = std::thread::Result<Result<super::Done, super::Failure>>;
 
 async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Option<Outcome> {
-    let Run { quiet, mut answered, mut latest, lost, stop } = run;
+    let Run { envelope, quiet, mut answered, mut latest, lost, stop } = run;
     let limit = worker.row.timeout.mul_f64(worker.time_scale);
     let deadline = Instant::now() + limit;
     let timed_out = || match stop.is_cancelled() {
@@ -202,13 +207,22 @@ async fn watch_run(worker: &Worker, received: &mut Received, run: Run<'_>) -> Op
         return Some(timed_out());
     }
     timer.as_mut().reset(deadline);
+    // A broker or a database that does not answer must not hold up the end.
+    let beside = async {
+        let telling = async {
+            if !quiet {
+                keep_telling(worker, received, &mut latest).await;
+            }
+        };
+        tokio::join!(keep_asking(worker, envelope, stop), telling);
+        pending::<Infallible>().await
+    };
     tokio::select! {
         biased;
         outcome = end(&mut answered, lost, stop) => outcome,
         () = &mut timer => Some(timed_out()),
-        // Beside the others: a broker that does not answer must not hold up the end.
         // Boxed: what few runs need must not be part of every run's future, which is moved and allocated for each.
-        never = Box::pin(keep_telling(worker, received, &mut latest)) => match never {},
+        never = Box::pin(beside) => match never {},
     }
 }
 
@@ -235,11 +249,18 @@ async fn end(
     }
 }
 
-async fn keep_telling(
-    worker: &Worker,
-    received: &mut Received,
-    latest: &mut watch::Receiver<Option<Progress>>,
-) -> Infallible {
+/// Asks whether the job is still wanted until it is not.
+async fn keep_asking(worker: &Worker, envelope: &Envelope, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        sleep(ASK.mul_f64(worker.time_scale)).await;
+        if worker.handlers.mark_of(envelope.id, envelope.replays).await == JobMark::CancelRequested {
+            tracing::info!(job.id = %envelope.id, "a running job is not wanted any more");
+            stop.cancel();
+        }
+    }
+}
+
+async fn keep_telling(worker: &Worker, received: &mut Received, latest: &mut watch::Receiver<Option<Progress>>) {
     loop {
         tell(worker, received, latest).await;
         sleep(TELL).await;

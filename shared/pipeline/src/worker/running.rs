@@ -20,7 +20,7 @@ use crate::topology::CONTROL;
 const CALL_DEADLINE: Duration = Duration::from_secs(5);
 /// Between two tries to listen over a link that is up.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Orders that wait; the oldest go first. What an order says stands in the mark as well, which the next run reads.
+/// Orders that wait; the oldest go first. What an order says stands in the mark as well, which every run asks for.
 const WAITING: i64 = 10_000;
 
 /// The jobs that run here.
@@ -83,7 +83,7 @@ pub(super) async fn listen(
     while let Some(Some(up)) = stop.run_until_cancelled(up(&mut link)).await {
         let heard = stop.run_until_cancelled(session(&running, service, &up)).await;
         if let Some(Err(error)) = heard {
-            tracing::warn!(error, "listen for orders: jobs that run are not stopped until this works again");
+            tracing::warn!(error, "listen for orders: jobs that run are stopped later until this works again");
         }
         stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await;
     }

@@ -169,3 +169,31 @@ async fn a_job_that_waits_for_its_next_attempt_is_cancelled_when_the_wait_is_ove
     vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[]).await;
 }
+
+#[tokio::test]
+async fn a_running_job_is_stopped_by_its_mark_though_no_order_comes() {
+    let vhost = vhost().await;
+    let mut events = vhost.listen_to("postroom.events", &FINAL).await;
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let begun = Arc::clone(&cancelled);
+    let handlers = Handlers::new().register(With(move |_, context: JobContext| {
+        begun.store(true, Ordering::SeqCst);
+        async move {
+            context.cancelled().cancelled().await;
+            Err(Failure::retry("stopped in the middle"))
+        }
+    }));
+    let handlers = handlers.marks(move |_, _| {
+        let mark = if cancelled.load(Ordering::SeqCst) { JobMark::CancelRequested } else { JobMark::Open };
+        async move { Ok::<_, &str>(mark) }
+    });
+    let worker = Worker::with(&vhost, 1, handlers).await;
+    let job = job("");
+    worker.broker.publisher().publish_job(&job).await.unwrap();
+    let (key, event) = events.next_json().await;
+    assert_eq!((key.as_str(), &event["job"]["id"]), ("job.cancelled", &job.id.to_string().into()), "{event}");
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.purge("tracker.progress").await;
+    vhost.finish(&[]).await;
+}
