@@ -5,11 +5,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
+
+use super::run::panic_message;
 
 /// A dependency that does not answer within this is away.
 const PROBE_DEADLINE: Duration = Duration::from_secs(5);
@@ -137,8 +141,15 @@ impl Watch {
     }
 
     async fn ask(&self) -> Result<(), String> {
-        let answer = match timeout(PROBE_DEADLINE, (self.probe)()).await {
-            Ok(answer) => answer,
+        // A panic would end this task, and nobody would hear that the dependency is back.
+        let asked = AssertUnwindSafe(async { (self.probe)().await }).catch_unwind();
+        let answer = match timeout(PROBE_DEADLINE, asked).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(panic)) => {
+                let panic = panic_message(&*panic);
+                tracing::error!(dependency = self.name, panic, "a probe panicked: its dependency counts as away");
+                Err(format!("the probe panicked: {panic}"))
+            }
             Err(_) => Err(format!("no answer within {} s", PROBE_DEADLINE.as_secs())),
         };
         let outcome = if answer.is_ok() { "up" } else { "away" };

@@ -290,7 +290,7 @@ impl Handlers {
     }
 
     /// Names something that the handlers need, and how it is asked for a sign of life (`SELECT 1`, `NOOP`); see
-    /// [`Failure::Unavailable`]. An answer takes at most 5 s.
+    /// [`Failure::Unavailable`]. An answer takes at most 5 s; one that panics counts as away.
     #[must_use]
     pub fn dependency<F, Answer, E>(mut self, name: &'static str, ask: F) -> Self
     where

@@ -243,7 +243,7 @@ async fn end(
                 Outcome::Cancelled
             }
             Ok(Ok(answer)) => Outcome::Answered(answer),
-            Ok(Err(panic)) => Outcome::Panicked { message: panic_message(&*panic) },
+            Ok(Err(panic)) => Outcome::Panicked { message: format!("the handler panicked: {}", panic_message(&*panic)) },
             Err(_) => Outcome::Panicked { message: "the handler's thread ended".to_owned() },
         }),
     }
@@ -286,8 +286,9 @@ async fn tell(worker: &Worker, received: &mut Received, latest: &mut watch::Rece
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+/// What a panic said.
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text =
         panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
-    format!("the handler panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+    text.unwrap_or_else(|| "no message".to_owned())
 }

@@ -192,3 +192,23 @@ async fn a_paused_worker_can_be_stopped() {
     vhost.purge("tracker.lifecycle").await;
     vhost.finish(&[("noop.normal", 1)]).await;
 }
+
+#[tokio::test]
+async fn a_probe_that_panics_is_asked_again() {
+    let vhost = vhost().await;
+    let mut succeeded = vhost.listen("postroom.events", "job.succeeded").await;
+    let probes = AtomicU32::new(0);
+    let probe = move || match probes.fetch_add(1, Ordering::SeqCst) {
+        0 => ready(Err("connection refused")),
+        1 => panic!("the second probe panics"),
+        _ => ready(Ok(())),
+    };
+    let handler = With(|_, _| async { Ok(Done::empty()) });
+    let worker = Worker::with(&vhost, 1, Handlers::new().register(handler).dependency("relay", probe)).await;
+    let job = job("");
+    worker.broker.publisher().publish_job(&job).await.unwrap();
+    assert_eq!(succeeded.next_json().await.1["job"]["id"], job.id.to_string());
+    worker.stop().await;
+    vhost.purge("tracker.lifecycle").await;
+    vhost.finish(&[]).await;
+}
