@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::events::JobReference;
 use crate::jobs::Job;
 use crate::topology::Lane;
-use crate::trace::TraceContext;
+use crate::trace::{BAGGAGE, TRACEPARENT, TRACESTATE, TraceContext};
 
 /// Runs so far plus this one; 1 where it is absent.
 pub const ATTEMPT: &str = "attempt";
@@ -216,7 +216,22 @@ pub(crate) struct CopyNote<'a> {
 
 /// A message's headers must fit one frame (32 KiB in our `rabbitmq.conf`, 128 KiB as a rule), and a copy needs room for its own: a
 /// copy that the broker refuses would be tried for ever.
-const FOREIGN_HEADER_BYTES: usize = 16 * 1024;
+const CARRIED_HEADER_BYTES: usize = 16 * 1024;
+/// Our own headers, in the order in which they get that room; foreign ones get what they leave.
+const OWN: [&str; 12] = [
+    ATTEMPT,
+    REPLAYS,
+    REDELIVERIES,
+    OWNER,
+    PAYLOAD_HASH,
+    TRACEPARENT,
+    ORIGIN_QUEUE,
+    FIRST_FAILED_AT,
+    FAILURE_KIND,
+    FAILURE,
+    TRACESTATE,
+    BAGGAGE,
+];
 /// A value's type, and the lengths of its name and itself.
 const HEADER_OVERHEAD: usize = 6;
 
@@ -240,11 +255,12 @@ fn approximate_bytes(value: &AMQPValue) -> usize {
 /// with what the note says. What is not ours stays as it is.
 pub(crate) fn copy_properties(original: &BasicProperties, note: &CopyNote<'_>, now: DateTime<Utc>) -> BasicProperties {
     let mut headers = FieldTable::default();
-    let mut room = FOREIGN_HEADER_BYTES;
-    for (name, value) in original.headers().iter().flat_map(FieldTable::inner) {
-        if name.as_str().starts_with("x-") {
-            continue;
-        }
+    let mut room = CARRIED_HEADER_BYTES;
+    let all = original.headers().as_ref().map(FieldTable::inner);
+    let own = OWN.iter().filter_map(|name| all?.get_key_value(&ShortString::from(*name)));
+    let is_foreign = |name: &str| !OWN.contains(&name) && !name.starts_with("x-");
+    let foreign = all.into_iter().flatten().filter(|(name, _)| is_foreign(name.as_str()));
+    for (name, value) in own.chain(foreign) {
         match room.checked_sub(header_bytes(name, value)) {
             Some(rest) => {
                 room = rest;
@@ -434,6 +450,29 @@ mod tests {
             CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
         let copy = copy_properties(&original, &note, Utc::now());
         assert_eq!((text(&copy, "huge"), text(&copy, OWNER).as_deref()), (None, Some("alice")));
+    }
+
+    #[test]
+    fn foreign_headers_push_out_none_of_ours() {
+        let own = [OWNER, PAYLOAD_HASH, FIRST_FAILED_AT, "traceparent", "tracestate", "baggage"];
+        let mut headers = FieldTable::default();
+        for name in own {
+            headers.insert(name.into(), AMQPValue::LongString(name.repeat(20).as_str().into()));
+        }
+        headers.insert(REPLAYS.into(), AMQPValue::LongLongInt(3));
+        // Small ones, which leave no room for another.
+        for number in 0..400 {
+            headers.insert(format!("a{number:03}").into(), AMQPValue::LongString("x".repeat(64).as_str().into()));
+        }
+        let original = job().properties(Noop::KIND, "web").with_headers(headers);
+        let note =
+            CopyNote { origin_queue: "noop.normal", failure: Some(("error", "no")), attempt: 2, redeliveries: 0 };
+        let copy = copy_properties(&original, &note, Utc::now());
+        for name in own {
+            assert_eq!(text(&copy, name).as_deref(), Some(name.repeat(20).as_str()));
+        }
+        assert_eq!(count(&copy, REPLAYS), Some(3));
+        assert!(text(&copy, "a000").is_some() && text(&copy, "a399").is_none(), "as room is left");
     }
 
     #[test]
