@@ -120,9 +120,14 @@ enum ConsumeError {
 
 impl ConsumeError {
     fn is_missing_queue(&self) -> bool {
-        const NOT_FOUND: u16 = 404;
-        matches!(self, Self::Broker(error) if matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND))
+        matches!(self, Self::Broker(error) if says_not_found(error))
     }
+}
+
+/// Whether the broker says that it does not have what was named.
+pub(crate) fn says_not_found(error: &lapin::Error) -> bool {
+    const NOT_FOUND: u16 = 404;
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND)
 }
 
 /// Why no further delivery is begun.

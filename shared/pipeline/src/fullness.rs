@@ -13,6 +13,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{Link, LinkState, up};
+use crate::consumer::says_not_found;
 use crate::topology::{Lane, ServiceRow, worker_of};
 
 /// How often the queues are looked at. At 10,000 jobs a second, the tenth of a queue of 200,000 is two seconds' work.
@@ -77,28 +78,48 @@ impl Fullness {
         }
     }
 
-    /// Looks over one channel, which is closed at the end whatever happened.
+    /// Looks over one channel at a time; the last is closed at the end whatever happened.
     async fn session(&self, link: &Link, drain: &CancellationToken) -> Result<(), LookError> {
-        let channel = timeout(CALL_DEADLINE, link.connection.create_channel()).await??;
-        let outcome = tokio::select! {
-            outcome = self.keep_looking(&channel) => outcome,
-            () = link.lost.cancelled() => Ok(()),
-            () = drain.cancelled() => Ok(()),
-        };
+        let mut channel = open(link).await?;
+        let outcome = self.keep_looking(link, &mut channel, drain).await;
         if channel.status().connected() {
             timeout(CALL_DEADLINE, channel.close(200, "done".into())).await??;
         }
         outcome
     }
 
-    async fn keep_looking(&self, channel: &Channel) -> Result<(), LookError> {
+    async fn keep_looking(
+        &self,
+        link: &Link,
+        channel: &mut Channel,
+        drain: &CancellationToken,
+    ) -> Result<(), LookError> {
         let mut every = tokio::time::interval(LOOK);
+        let mut missing = BTreeSet::new();
         loop {
-            every.tick().await;
+            tokio::select! {
+                _ = every.tick() => {}
+                () = link.lost.cancelled() => return Ok(()),
+                () = drain.cancelled() => return Ok(()),
+            }
             let mut nearly_full = BTreeSet::new();
             for queue in self.queues.values() {
-                if depth(channel, queue).await? >= self.limit {
-                    nearly_full.insert(queue.clone());
+                let Some(depth) = drain.run_until_cancelled(depth(channel, queue)).await else { return Ok(()) };
+                match depth {
+                    Ok(depth) => {
+                        missing.remove(queue);
+                        if depth >= self.limit {
+                            nearly_full.insert(queue.clone());
+                        }
+                    }
+                    Err(LookError::Broker(error)) if says_not_found(&error) => {
+                        if missing.insert(queue) {
+                            tracing::warn!(queue, "a queue is missing: how full it is is not known");
+                        }
+                        // The broker has closed the channel over it.
+                        *channel = open(link).await?;
+                    }
+                    Err(error) => return Err(error),
                 }
             }
             self.note(nearly_full);
@@ -115,6 +136,10 @@ impl Fullness {
             tracing::info!(queue, "the queue has room again");
         }
     }
+}
+
+async fn open(link: &Link) -> Result<Channel, LookError> {
+    Ok(timeout(CALL_DEADLINE, link.connection.create_channel()).await??)
 }
 
 /// How many messages are ready, which is what the limit of a quorum queue counts.

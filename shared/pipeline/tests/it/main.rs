@@ -6,6 +6,7 @@ mod cancel;
 mod causation;
 mod death;
 mod faults;
+mod fullness;
 mod harness;
 mod lanes;
 mod long;
