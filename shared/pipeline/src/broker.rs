@@ -192,13 +192,14 @@ impl Broker {
             "handlers for {handlers:?}, but the topology says {wanted:?}"
         );
         for row in self.service.works.iter().filter_map(|name| topology::worker(name)) {
-            let hold = row.longest_hold(settings.concurrency.get());
+            let hold = row.longest_hold(settings.concurrency.get(), self.time_scale);
+            let most = row.consumer_timeout(self.time_scale);
             assert!(
-                hold < row.consumer_timeout(),
-                "a delivery of \"{}\" may be held for {} s, and the broker bears {} s: lower its prefetch or its timeout",
+                hold < most,
+                "a delivery of \"{}\" may be held for {} s, and the broker bears {} s: lower its timeout or broker.time_scale",
                 row.name,
                 hold.as_secs(),
-                row.consumer_timeout().as_secs()
+                most.as_secs()
             );
         }
         let runtime = Runtime {

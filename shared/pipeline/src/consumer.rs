@@ -25,7 +25,7 @@ use crate::connection::{Link, LinkState, up};
 use acks::{Settled, acknowledge};
 use permits::Permit;
 
-pub(crate) use permits::Permits;
+pub(crate) use permits::{Permits, shared_places};
 
 /// One call to the broker.
 const CALL_DEADLINE: Duration = Duration::from_secs(5);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::consumer::shared_places;
 use crate::jobs::{Job, Noop, PlaceOrder, RenderReport, SendEmail, TranscodeVideo};
 use crate::policy::{self, RetryPolicy, Tier};
 
@@ -95,11 +96,11 @@ pub struct WorkerRow {
     pub retry: RetryPolicy,
     /// How long one run may take.
     pub timeout: Duration,
-    /// How many deliveries a process holds, in each lane.
+    /// How many deliveries a process holds, in each lane, at most: see [`WorkerRow::prefetch`].
     pub prefetch: Prefetch,
 }
 
-/// How many deliveries of a lane a process holds, running and at hand.
+/// How many deliveries of a lane a process holds, running and at hand, where none would be held for too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefetch {
     /// Twice what runs at once: the next job is at hand when one ends, and no more wait here that another process could do.
@@ -257,19 +258,41 @@ impl WorkerRow {
         self.timeout >= CONSUMER_TIMEOUT
     }
 
-    /// How long the broker lets a delivery of this worker's queues be held. Of a long one: as long as a process that runs one job
-    /// at a time may need, and a quarter more.
+    /// How long the broker lets a delivery of this worker's queues be held. Of a long one: as long as one job of each lane
+    /// and of `suspect` take one after the other, and a quarter more.
     #[must_use]
-    pub fn consumer_timeout(&self) -> Duration {
-        if self.is_long() { self.longest_hold(1).mul_f64(1.25) } else { CONSUMER_TIMEOUT }
+    pub fn consumer_timeout(&self, time_scale: f64) -> Duration {
+        if self.is_long() { (self.timeout * 5).mul_f64(time_scale) } else { CONSUMER_TIMEOUT }
     }
 
-    /// The longest that a delivery may be held by a process that runs `concurrency` jobs at once, all of them to their timeout:
-    /// every lane's prefetch may be before it, and the lanes take turns.
+    /// How many deliveries of a lane a process holds that runs `concurrency` jobs at once: as many as the row says, or so many fewer
+    /// that none is held for too long.
     #[must_use]
-    pub fn longest_hold(&self, concurrency: u16) -> Duration {
-        let held = u32::from(self.prefetch.with(concurrency)) * Lane::ALL.len() as u32 + 1;
-        self.timeout * held / u32::from(concurrency.max(1))
+    pub fn prefetch(&self, concurrency: u16) -> u16 {
+        let holds = |held: &u16| self.hold(*held, concurrency) < self.consumer_timeout(1.0);
+        (1..=self.prefetch.with(concurrency)).rev().find(holds).unwrap_or(1)
+    }
+
+    /// The longest that a delivery may be held by a process that runs `concurrency` jobs at once, all of them to their timeout.
+    /// How long the broker lets a settlement wait is not counted.
+    #[must_use]
+    pub fn longest_hold(&self, concurrency: u16, time_scale: f64) -> Duration {
+        self.hold(self.prefetch(concurrency), concurrency).mul_f64(time_scale)
+    }
+
+    /// How long the last of `held` deliveries of a lane is held. While it waits all shared places are taken, and each of them comes
+    /// free within a timeout. The lanes take turns: before each of its own lane one of each other lane may begin. Of `suspect` no
+    /// more than one runs at a time: either it has a turn like the others, or a place for itself.
+    fn hold(&self, held: u16, concurrency: u16) -> Duration {
+        let (held, places) = (u32::from(held), u32::from(shared_places(concurrency)));
+        let lanes = Lane::ALL.len() as u32;
+        // Where each lane holds one, that of a job that runs has no other at hand.
+        let turns = if held == 1 { lanes } else { held * (lanes + 1) };
+        let mut rounds = turns.div_ceil(places);
+        if places > 1 {
+            rounds = rounds.min((held * lanes).div_ceil(places - 1));
+        }
+        self.timeout * (rounds + 1)
     }
 
     /// The waits for which it has a queue: those of its policy, and the shortest of all for what had to be put back.

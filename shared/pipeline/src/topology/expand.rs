@@ -224,7 +224,7 @@ fn quorum(delivery_limit: i64) -> BTreeMap<&'static str, Argument> {
 /// broker's own `consumer_timeout` has to be raised.
 fn hold_long(arguments: &mut BTreeMap<&'static str, Argument>, row: &WorkerRow, scale: Scale) {
     if row.is_long() {
-        arguments.insert("x-consumer-timeout", millis(row.consumer_timeout(), scale));
+        arguments.insert("x-consumer-timeout", millis(row.consumer_timeout(1.0), scale));
     }
 }
 

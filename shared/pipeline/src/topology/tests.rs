@@ -1,4 +1,9 @@
-use super::{Argument, Lane, SERVICES, Scale, Topology, WORKERS, definitions, jobs_exchange, service, worker_of};
+use std::time::Duration;
+
+use super::{
+    Argument, CONSUMER_TIMEOUT, Lane, SERVICES, Scale, Topology, WORKERS, WorkerRow, definitions, jobs_exchange,
+    service, worker, worker_of,
+};
 
 /// A change of the table is reviewed like a migration: arguments of a live queue cannot be changed.
 #[test]
@@ -82,4 +87,41 @@ fn the_time_scale_shortens_every_wait() {
     let topology = Topology::all(Scale { time: 0.01, ..Scale::FULL });
     assert_eq!(topology.queues["email.delay.30s"].arguments["x-message-ttl"], Argument::Int(300));
     assert_eq!(topology.queues["email.delay.30s-early"].arguments["x-message-ttl"], Argument::Int(225));
+}
+
+#[test]
+fn the_longest_hold_is_that_of_the_last_in_hand_while_every_lane_takes_turns() {
+    let row = WorkerRow { timeout: Duration::from_secs(1), ..*worker("noop").unwrap() };
+    // Held in each lane, run at once, seconds: the turns of four lanes on all shared places, or of three on all but one.
+    let cases =
+        [(1, 1, 4), (2, 1, 9), (1, 2, 4), (4, 2, 17), (1, 3, 3), (6, 3, 13), (2, 4, 4), (100, 50, 8), (48, 50, 4)];
+    for (held, concurrency, seconds) in cases {
+        let hold = row.hold(held, concurrency);
+        assert_eq!(hold, Duration::from_secs(seconds), "{held} held, {concurrency} at once");
+    }
+}
+
+#[test]
+fn no_worker_holds_a_delivery_for_longer_than_the_broker_bears() {
+    for row in WORKERS {
+        for concurrency in 1..=1000 {
+            let hold = row.longest_hold(concurrency, 1.0);
+            assert!(hold < row.consumer_timeout(1.0), "{}, {concurrency} at once: {hold:?}", row.name);
+        }
+    }
+    let prefetch = |name, concurrency: &[u16]| -> Vec<u16> {
+        concurrency.iter().map(|concurrency| worker(name).unwrap().prefetch(*concurrency)).collect()
+    };
+    assert_eq!(prefetch("email", &[1, 2, 3, 100]), [2, 4, 6, 200]);
+    assert_eq!(prefetch("report", &[1, 2, 3, 100]), [2, 3, 6, 200]);
+    assert_eq!(prefetch("noop", &[1, 2, 3, 50, 1000]), [14, 14, 29, 256, 2000]);
+    assert_eq!(prefetch("video", &[1, 2, 3, 5, 10]), [1, 1, 1, 3, 8]);
+}
+
+#[test]
+fn the_time_scale_lengthens_a_hold_but_not_what_a_broker_bears_unless_the_queue_says_it() {
+    let (report, video) = (worker("report").unwrap(), worker("video").unwrap());
+    assert!(report.longest_hold(8, 2.0) > CONSUMER_TIMEOUT);
+    assert_eq!(report.consumer_timeout(2.0), CONSUMER_TIMEOUT);
+    assert!(video.longest_hold(8, 2.0) < video.consumer_timeout(2.0));
 }

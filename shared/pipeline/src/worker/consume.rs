@@ -128,7 +128,7 @@ pub(crate) async fn work(mut runtime: Runtime) {
         };
         for lane in Lane::ALL {
             let permits = if lane == Lane::Urgent { &urgent } else { &others };
-            consume(row.queue(lane), row.prefetch.with(concurrency), permits);
+            consume(row.queue(lane), row.prefetch(concurrency), permits);
         }
         consume(row.suspect_queue(), 1, &others);
     }
