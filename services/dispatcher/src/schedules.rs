@@ -8,10 +8,13 @@ use pipeline::OutgoingJob;
 use pipeline::jobs::{Job, RenderReport, ReportTemplate};
 use serde::Deserialize;
 use store::PgPool;
+use store::accounts::Role;
 use store::jobs::NewJob;
 use store::outbox::NewOutboxRow;
+use store::profiles;
 use store::schedules::{self, GRACE, Plan, Schedule, Timing, Turn};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::due::{Due, Watch};
 
@@ -70,7 +73,11 @@ pub async fn fire_next(pool: &PgPool) -> anyhow::Result<bool> {
         return Ok(false);
     };
     let (id, kind) = (due.schedule().id, due.schedule().kind.clone());
-    let (plan, turn) = decide(due.schedule(), due.first_due(), due.now());
+    let (plan, turn) = if may_ask(pool, due.schedule()).await? {
+        decide(due.schedule(), due.first_due(), due.now())
+    } else {
+        stopped(due.first_due(), "its owner may not ask for it".to_owned())
+    };
     due.record(&plan, &turn).await?;
     let outcome = match turn {
         Turn::Fired(job) => {
@@ -90,15 +97,27 @@ pub async fn fire_next(pool: &PgPool) -> anyhow::Result<bool> {
     Ok(true)
 }
 
+/// Whether the owner may ask for what the schedule makes: reports are for the staff. An owner from before there were accounts may.
+async fn may_ask(pool: &PgPool, schedule: &Schedule) -> anyhow::Result<bool> {
+    match schedule.owner.parse::<Uuid>() {
+        Ok(user) if schedule.kind == RenderReport::KIND => {
+            Ok(profiles::find(pool, user).await?.is_some_and(|owner| owner.role >= Role::Staff))
+        }
+        _ => Ok(true),
+    }
+}
+
+/// A turn after which the schedule is not due again.
+fn stopped(due_at: DateTime<Utc>, reason: String) -> (Plan, Turn) {
+    (Plan { due_at, in_time: false, missed_since: None, next_due_at: None }, Turn::Failed { reason })
+}
+
 /// What becomes of a schedule of which `first_due` has come.
 fn decide(schedule: &Schedule, first_due: DateTime<Utc>, now: DateTime<Utc>) -> (Plan, Turn) {
     let timing = match Timing::parse(&schedule.cron, &schedule.time_zone) {
         Ok(timing) => timing,
-        Err(error) => {
-            // Nobody can say when it would be due again.
-            let stopped = Plan { due_at: first_due, in_time: false, missed_since: None, next_due_at: None };
-            return (stopped, Turn::Failed { reason: error.to_string() });
-        }
+        // Nobody can say when it would be due again.
+        Err(error) => return stopped(first_due, error.to_string()),
     };
     let plan = timing.plan(first_due, now, GRACE);
     if !plan.in_time {

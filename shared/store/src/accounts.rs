@@ -7,7 +7,8 @@ use uuid::Uuid;
 use crate::cache_invalidations;
 use crate::database::{DatabaseError, call};
 use crate::jobs::NewJob;
-use crate::outbox::{NewOutboxRow, put_in};
+use crate::outbox::{NewOutboxRow, cancel_all_in, put_in};
+use crate::schedules::stop_in;
 
 /// What a user may do, each more than the one before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -193,11 +194,12 @@ pub async fn replace_password(pool: &PgPool, id: Uuid, old: &str, new: &str) -> 
     Ok(replaced.await?.rows_affected() == 1)
 }
 
-/// Gives a user another role, and names `entry`, under which its profile is cached: both or neither. Whether there is such a user.
+/// Gives a user another role, and names `entry`, under which its profile is cached. Of the kinds in `lost`, for which that role may
+/// not ask, its schedules stop and its jobs in the outbox are cancelled. All or nothing. Whether there is such a user.
 ///
 /// # Errors
 /// The database cannot be reached, or fails. The change may have taken effect all the same, or may yet.
-pub async fn set_role(pool: &PgPool, id: Uuid, role: Role, entry: &str) -> Result<bool, DatabaseError> {
+pub async fn set_role(pool: &PgPool, id: Uuid, role: Role, lost: &[&str], entry: &str) -> Result<bool, DatabaseError> {
     call(pool, "set the role", async |connection| {
         let mut transaction = connection.begin().await?;
         let set = sqlx::query("UPDATE users SET role = $2 WHERE id = $1")
@@ -207,6 +209,10 @@ pub async fn set_role(pool: &PgPool, id: Uuid, role: Role, entry: &str) -> Resul
             .await?;
         if set.rows_affected() == 1 {
             cache_invalidations::put_in(&mut transaction, entry).await?;
+            let owner = id.to_string();
+            // The schedules first: what one of them fires until then is in the outbox after.
+            stop_in(&mut transaction, &owner, lost).await?;
+            cancel_all_in(&mut transaction, &owner, lost).await?;
         }
         transaction.commit().await?;
         Ok(set.rows_affected() == 1)

@@ -152,6 +152,46 @@ pub async fn cancel(pool: &PgPool, job_id: Uuid, owner: &str) -> Result<bool, Da
     .await
 }
 
+/// Cancels in the caller's transaction, as [`cancel`] does, the jobs of these kinds that wait for `owner`. One that a dispatcher is
+/// sending right now is marked as not wanted.
+pub(crate) async fn cancel_all_in(
+    connection: &mut PgConnection,
+    owner: &str,
+    kinds: &[&str],
+) -> Result<(), sqlx::Error> {
+    let waiting: Vec<Uuid> = sqlx::query_scalar(
+        "SELECT id FROM jobs
+         WHERE id IN (SELECT job_id FROM outbox WHERE kind = ANY($2) AND sent_at IS NULL AND set_aside_at IS NULL)
+           AND owner = $1 AND state = 'queued' AND decided IS NULL
+         ORDER BY id FOR NO KEY UPDATE",
+    )
+    .bind(owner)
+    .bind(kinds)
+    .fetch_all(&mut *connection)
+    .await?;
+    let taken: Vec<(Uuid, String)> = sqlx::query_as(
+        "DELETE FROM outbox WHERE job_id IN (
+             SELECT job_id FROM outbox WHERE job_id = ANY($1) AND sent_at IS NULL AND set_aside_at IS NULL
+             FOR UPDATE SKIP LOCKED)
+         RETURNING job_id, kind",
+    )
+    .bind(&waiting)
+    .fetch_all(&mut *connection)
+    .await?;
+    let being_sent: Vec<Uuid> =
+        waiting.into_iter().filter(|id| taken.iter().all(|(cancelled, _)| cancelled != id)).collect();
+    sqlx::query(
+        "UPDATE jobs SET cancel_requested_at = now(), cancel_replays = replays
+         WHERE id = ANY($1) AND cancel_requested_at IS NULL",
+    )
+    .bind(being_sent)
+    .execute(&mut *connection)
+    .await?;
+    let cancelled = taken.into_iter().map(|(id, kind)| event(id, kind, JobEventType::Cancelled, json!({})));
+    apply_in(connection, &cancelled.collect::<Vec<_>>()).await?;
+    Ok(())
+}
+
 /// What a row carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Carries {

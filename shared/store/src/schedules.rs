@@ -55,7 +55,7 @@ pub struct Schedule {
     pub time_zone: String,
     /// What the jobs' payload is made of.
     pub template: Value,
-    /// When it is due next; `None` when it has stopped because it cannot be read.
+    /// When it is due next; `None` when it has stopped: it cannot be read, or its owner may not ask for its jobs any more.
     pub next_due_at: Option<DateTime<Utc>>,
     /// The latest due time that came.
     pub last_due_at: Option<DateTime<Utc>>,
@@ -157,6 +157,18 @@ pub async fn delete(pool: &PgPool, id: Uuid, owner: &str) -> Result<bool, Databa
     Ok(deleted.rows_affected() == 1)
 }
 
+/// Stops the schedules of `owner` that make jobs of these kinds, in the caller's transaction.
+pub(crate) async fn stop_in(connection: &mut PgConnection, owner: &str, kinds: &[&str]) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "UPDATE schedules SET next_due_at = NULL WHERE owner = $1 AND kind = ANY($2) AND next_due_at IS NOT NULL",
+    )
+    .bind(owner)
+    .bind(kinds)
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
 /// What became of the latest due times of a schedule, the newest first.
 ///
 /// # Errors
@@ -202,7 +214,7 @@ pub enum Turn {
     Fired(Box<(NewJob, NewOutboxRow)>),
     /// It was noticed too late.
     Missed,
-    /// The schedule cannot be read.
+    /// The schedule cannot be read, or its owner may not ask for its jobs.
     Failed {
         /// Why.
         reason: String,

@@ -144,3 +144,31 @@ async fn a_schedule_that_cannot_be_read_holds_up_no_other() {
     dispatcher.stop().await;
     fixture.finish().await;
 }
+
+#[tokio::test]
+async fn a_schedule_whose_owner_may_not_ask_for_reports_makes_none_and_stops() {
+    let fixture = Fixture::new().await;
+    for (role, fires) in [("staff", true), ("operator", true), ("customer", false)] {
+        let owner: Uuid = sqlx::query_scalar(
+            "INSERT INTO users (id, name, email, country, role) VALUES (gen_random_uuid(), $1, $1 || '@shop.example', 'DE', $1) RETURNING id",
+        )
+        .bind(role)
+        .fetch_one(&fixture.pool)
+        .await
+        .unwrap();
+        let made = schedule(&fixture, "0 * * * *", hour()).await;
+        sqlx::query("UPDATE schedules SET owner = $2 WHERE id = $1")
+            .bind(made.id)
+            .bind(owner.to_string())
+            .execute(&fixture.pool)
+            .await
+            .unwrap();
+        assert!(fire_next(&fixture.pool).await.unwrap());
+        let noted = &firings(&fixture.pool, made.id, 1).await.unwrap()[0];
+        assert_eq!((noted.outcome == "fired", noted.job_id.is_some()), (fires, fires), "{role}: {noted:?}");
+        let next = find(&fixture.pool, made.id, &owner.to_string()).await.unwrap().unwrap().next_due_at;
+        assert_eq!(next.is_some(), fires, "{role}");
+    }
+    assert_eq!(fixture.count("SELECT count(*) FROM outbox").await, 2);
+    fixture.vhost.finish(&[]).await;
+}

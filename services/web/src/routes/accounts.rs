@@ -4,7 +4,7 @@ use anyhow::Context;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use pipeline::jobs::{EmailAddress, PersonName};
+use pipeline::jobs::{EmailAddress, Job, PersonName, RenderReport};
 use serde::{Deserialize, Serialize};
 use store::accounts::Role;
 use tower_sessions::Session;
@@ -255,6 +255,9 @@ async fn to_its_end<T: Send + 'static>(
 }
 
 /// Gives a user another role. Operators do; whoever's role it is signs in again.
+///
+/// Who does not belong to the staff any more gets no more reports: its schedules stop, and the reports that wait for their time are
+/// cancelled.
 #[utoipa::path(
     put,
     path = "/v1/users/{id}/role",
@@ -294,7 +297,9 @@ pub(crate) async fn set_role(
 
 async fn replace_role(app: App, user: Uuid, role: Role) -> Result<(), Problem> {
     end_what_was_known(&app, user).await?;
-    let set = store::accounts::set_role(&app.pool, user, role, &PROFILE.entry(&user.to_string())).await;
+    // The staff alone asks for reports.
+    let lost: &[&str] = if role < Role::Staff { &[RenderReport::KIND] } else { &[] };
+    let set = store::accounts::set_role(&app.pool, user, role, lost, &PROFILE.entry(&user.to_string())).await;
     // Also where that failed: it may have taken effect all the same.
     forget(&app, &PROFILE, &user.to_string()).await;
     // Once more, for what was read before the change and handed out after the first.

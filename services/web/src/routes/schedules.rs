@@ -92,7 +92,7 @@ pub(crate) struct ScheduleView {
     time_zone: String,
     /// What report is made each time.
     report: RecurringReport,
-    /// When it is due next; absent when it has stopped.
+    /// When it is due next; absent when it has stopped, as it does when its owner does not belong to the staff any more.
     next_due_at: Option<DateTime<Utc>>,
     /// When it was due last.
     last_due_at: Option<DateTime<Utc>>,
@@ -126,7 +126,7 @@ pub(crate) struct ScheduleHistory {
 struct FiringView {
     /// The due time.
     due_at: DateTime<Utc>,
-    /// `fired`; `missed`: it was noticed too late; `failed`: the schedule cannot be read any more.
+    /// `fired`; `missed`: it was noticed too late; `failed`: the schedule cannot be read any more, or its owner may not ask for reports.
     #[schema(example = "fired")]
     outcome: String,
     /// The job that it made.

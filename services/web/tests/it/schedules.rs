@@ -1,10 +1,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use pipeline::SealedJob;
 use pipeline::topology::Lane;
-use reqwest::StatusCode;
+use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::harness::{ALICE, BOB, Behind, Web, database, november, problem, vhost};
+use crate::harness::{ALICE, ALICE_ID, BOB, Behind, Web, database, november, problem, vhost};
 
 fn weekly() -> Value {
     json!({"name": "Last week", "cron": "0 8 * * MON", "time_zone": "Europe/Berlin",
@@ -190,5 +190,36 @@ async fn a_caller_has_a_hundred_schedules_and_no_more() {
     problem(web.post("/v1/schedules", &weekly()).send().await.unwrap(), 409, "too-many-schedules").await;
     let bobs = web.client.post(web.url("/v1/schedules")).bearer_auth(BOB).json(&weekly()).send().await.unwrap();
     assert_eq!(bobs.status(), StatusCode::CREATED);
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn who_belongs_to_the_staff_no_more_gets_no_more_reports() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let operator = web.member_who_is("ada@shop.example", "operator").await;
+    let mut dated = november();
+    dated["run_at"] = json!(Utc::now() + TimeDelta::hours(1));
+    let mut made = Vec::new();
+    for token in [ALICE, BOB] {
+        let post = async |path: &str, body: &Value| {
+            let response = web.client.post(web.url(path)).bearer_auth(token).json(body).send().await.unwrap();
+            response.json::<Value>().await.unwrap()["links"]["self"].as_str().unwrap().to_owned()
+        };
+        made.push((token, post("/v1/schedules", &weekly()).await, post("/v1/reports", &dated).await));
+    }
+    for (role, alice_stops) in [("operator", false), ("customer", true)] {
+        let change = web.with_sid(Method::PUT, &format!("/v1/users/{ALICE_ID}/role"), &operator.sid);
+        assert_eq!(change.json(&json!({"role": role})).send().await.unwrap().status(), StatusCode::NO_CONTENT);
+        for (token, schedule, job) in &made {
+            let shown = async |path: &str| {
+                let response = web.client.get(web.url(path)).bearer_auth(token).send().await.unwrap();
+                response.json::<Value>().await.unwrap()
+            };
+            let stops = alice_stops && *token == ALICE;
+            assert_eq!(shown(schedule).await["next_due_at"].is_null(), stops);
+            assert_eq!(shown(job).await["state"], if stops { "cancelled" } else { "queued" });
+        }
+    }
     web.stop().await;
 }

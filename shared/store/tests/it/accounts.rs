@@ -6,8 +6,8 @@ use serde_json::json;
 use store::accounts::{
     Letter, NewAccount, Registered, Role, id_of_address, register, replace_password, set_role, sign_in,
 };
-use store::jobs::NewJob;
-use store::outbox::NewOutboxRow;
+use store::jobs::{JobMark, JobState, NewJob, find_job, mark_of};
+use store::outbox::{NewOutboxRow, put, take_due};
 use store::{DatabaseError, PgPool};
 use uuid::Uuid;
 
@@ -71,8 +71,36 @@ async fn a_password_is_replaced_only_if_it_is_the_one_that_was_seen() {
     assert!(replace_password(&store.pool, ada.id, "a hash", "new").await.unwrap());
     let found = sign_in(&store.pool, ada.id).await.unwrap().unwrap();
     assert_eq!((found.password_hash.as_deref(), found.account.role), (Some("new"), Role::Customer));
-    assert!(set_role(&store.pool, ada.id, Role::Staff, "user-profile:1:a").await.unwrap());
-    assert!(!set_role(&store.pool, Uuid::now_v7(), Role::Staff, "user-profile:1:b").await.unwrap());
+    assert!(set_role(&store.pool, ada.id, Role::Staff, &[], "user-profile:1:a").await.unwrap());
+    assert!(!set_role(&store.pool, Uuid::now_v7(), Role::Staff, &[], "user-profile:1:b").await.unwrap());
     assert_eq!(sign_in(&store.pool, ada.id).await.unwrap().unwrap().account.role, Role::Staff);
     assert_eq!(entries(&store.pool).await, ["user-profile:1:a"]);
+}
+
+#[tokio::test]
+async fn with_a_role_goes_what_waits_of_the_kinds_that_it_was_for_also_what_is_being_sent() {
+    let store = TestStore::create().await;
+    let ada = new("ada@shop.example");
+    register(&store.pool, &ada, |_| Ok(letter(Uuid::now_v7()))).await.unwrap();
+    let put_as = async |owner: &str, kind: &str| {
+        let (id, owner) = (Uuid::now_v7(), owner.to_owned());
+        let job = NewJob { id, kind: kind.to_owned(), owner, caused_by: None, at: Utc::now() };
+        put(&store.pool, &job, &NewOutboxRow { message: json!({}), due_at: None }).await.unwrap();
+        id
+    };
+    let owner = ada.id.to_string();
+    let being_sent = put_as(&owner, "report.render").await;
+    let batch = take_due(&store.pool, 10).await.unwrap().unwrap();
+    let waiting = put_as(&owner, "report.render").await;
+    let kept = [(owner.as_str(), "order.place"), ("bob", "report.render")];
+    let kept = [put_as(kept[0].0, kept[0].1).await, put_as(kept[1].0, kept[1].1).await];
+    assert!(set_role(&store.pool, ada.id, Role::Customer, &["report.render"], "user-profile:1:a").await.unwrap());
+
+    assert_eq!(find_job(&store.pool, waiting, &owner).await.unwrap().unwrap().state, JobState::Cancelled);
+    let marks = [mark_of(&store.pool, waiting, 0).await.unwrap(), mark_of(&store.pool, being_sent, 0).await.unwrap()];
+    assert_eq!(marks, [JobMark::Final, JobMark::CancelRequested]);
+    for id in kept {
+        assert_eq!(mark_of(&store.pool, id, 0).await.unwrap(), JobMark::Open);
+    }
+    drop(batch);
 }

@@ -52,7 +52,7 @@ async fn a_change_whose_entry_cannot_be_named_is_not_made() {
     let seen = find(&store.pool, ADA).await.unwrap();
     let new = NewProfile { name: "Grace".to_owned(), country: "FR".to_owned() };
     replace(&store.pool, ADA, &new, None, "no name of an entry").await.unwrap_err();
-    set_role(&store.pool, ADA, Role::Operator, "no name of an entry").await.unwrap_err();
+    set_role(&store.pool, ADA, Role::Operator, &[], "no name of an entry").await.unwrap_err();
     assert_eq!(find(&store.pool, ADA).await.unwrap(), seen);
 }
 
@@ -75,7 +75,7 @@ async fn a_version_grows_with_what_a_profile_shows_whoever_changes_it_and_with_n
     let store = with_ada().await;
     let version = async || find(&store.pool, ADA).await.unwrap().unwrap().version;
     let first = version().await;
-    assert!(set_role(&store.pool, ADA, Role::Staff, ENTRY).await.unwrap());
+    assert!(set_role(&store.pool, ADA, Role::Staff, &[], ENTRY).await.unwrap());
     let second = version().await;
     assert!(second > first);
     sqlx::query("UPDATE users SET role = 'operator'").execute(&store.pool).await.unwrap();
