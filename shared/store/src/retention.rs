@@ -45,18 +45,21 @@ pub async fn begin(pool: &PgPool) -> Result<Option<Sweep>, DatabaseError> {
 
 impl Sweep {
     /// Up to `limit` jobs that ended before that moment, the oldest first. Whatever else belongs to them goes first, then
-    /// [`delete_jobs`](Self::delete_jobs): a crash in between leaves a job that the next sweep finds again.
+    /// [`delete_jobs`](Self::delete_jobs): a crash in between leaves a job that the next sweep finds again. A job whose order or
+    /// refusal stands is not among them: its key would make another job, and that be answered with the old order.
     ///
     /// # Errors
     /// The database cannot be reached, or fails.
     pub async fn old_jobs(&mut self, before: DateTime<Utc>, limit: u32) -> Result<Vec<OldJob>, DatabaseError> {
         self.held
             .call("look for old jobs", async |connection| {
-                sqlx::query_as("SELECT id, kind FROM jobs WHERE finished_at < $1 ORDER BY finished_at LIMIT $2")
-                    .bind(before)
-                    .bind(i64::from(limit))
-                    .fetch_all(connection)
-                    .await
+                sqlx::query_as(
+                    "SELECT id, kind FROM jobs WHERE finished_at < $1 AND decided IS NULL ORDER BY finished_at LIMIT $2",
+                )
+                .bind(before)
+                .bind(i64::from(limit))
+                .fetch_all(connection)
+                .await
             })
             .await
     }

@@ -6,9 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
 use serde_json::json;
 use sqlx::AssertSqlSafe;
-use store::PgPool;
 use store::accounts::Letter;
-use store::jobs::{CancelRequest, JobEventType, JobState, NewJob, find_job, request_cancel};
+use store::jobs::{CancelRequest, JobEvent, JobEventType, JobState, NewJob, find_job, request_cancel};
 use store::orders::{
     Cancellation, Customer, Letters, NewLine, NewOrder, Order, OrderStatus, Outcome, Placed, Placing, Refused,
     Shipment, cancel, find, page, place, ship,
@@ -16,11 +15,12 @@ use store::orders::{
 use store::outbox::{self, Carries, NewEventRow, NewOutboxRow, Put, take_due};
 use store::products::{best_sellers, set_stock, stock};
 use store::versions::Replaced;
+use store::{PgPool, idempotency, retention};
 use uuid::Uuid;
 
 use crate::TestStore;
 use crate::cache_invalidations::entries;
-use crate::jobs::{event, noon};
+use crate::jobs::{apply, event, noon};
 
 const LAMP: Uuid = Uuid::from_u128(1);
 const MUG: Uuid = Uuid::from_u128(2);
@@ -511,4 +511,31 @@ async fn an_older_order_was_accepted_when_it_was_placed() {
     let same: bool =
         sqlx::query_scalar("SELECT bool_and(accepted_at = placed_at) FROM orders").fetch_one(pool).await.unwrap();
     assert!(same);
+}
+
+#[tokio::test]
+async fn the_job_of_an_order_and_its_key_stay_as_long_as_the_order() {
+    let store = shop().await;
+    let [standing, refusal, unwanted] = [new(ADA, &[(LAMP, 1)]), new(ADA, &[(LAMP, 1000)]), new(ADA, &[(LAMP, 1)])];
+    stands(&store.pool, &standing).await;
+    refused(&store.pool, &refusal).await;
+    for (order, end) in
+        [(&standing, JobEventType::Succeeded), (&refusal, JobEventType::Refused), (&unwanted, JobEventType::Cancelled)]
+    {
+        let event = JobEvent { job_kind: order.job.kind.clone(), ..event(order.job.id, end, 1) };
+        apply(&store.pool, &event).await;
+        idempotency::claim(&store.pool, order.job.id, "hash").await.unwrap();
+    }
+    let long_after = Utc::now() + TimeDelta::days(1000);
+    let mut sweep = retention::begin(&store.pool).await.unwrap().unwrap();
+    let old = sweep.old_jobs(long_after, 10).await.unwrap();
+    let old: Vec<Uuid> = old.into_iter().map(|job| job.id).collect();
+    assert_eq!(old, [unwanted.job.id]);
+    sweep.delete_jobs(&old, long_after).await.unwrap();
+    assert_eq!(sweep.idempotency_keys(long_after, 10).await.unwrap(), 1);
+    for order in [&standing, &refusal] {
+        let claim = idempotency::claim(&store.pool, order.job.id, "another hash").await.unwrap();
+        assert_eq!(claim, idempotency::Claim::Other);
+    }
+    sweep.finish().await.unwrap();
 }

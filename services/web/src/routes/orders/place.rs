@@ -50,7 +50,7 @@ struct Asked {
 /// Orders. What it costs, and whether there is enough of it, is settled by the worker a moment later, with the prices of that moment;
 /// the order then is `placed` or `refused`, and a mail says which.
 ///
-/// With an `Idempotency-Key` the request can be repeated for a day: there is one order, and each answer names it.
+/// With an `Idempotency-Key` the request can be repeated as long as the order is kept: there is one, and each answer names it.
 #[utoipa::path(
     post,
     path = "/v1/orders",
