@@ -36,7 +36,6 @@ use pipeline::jobs::{Job, RenderReport};
 use pipeline::topology::Lane;
 use pipeline::{Broker, Fullness, Publisher};
 use store::{Files, PgPool, SignedLinks};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use breaker::Breaker;
@@ -78,8 +77,8 @@ pub struct Shared {
     pub(crate) changes: Changes,
     pub(crate) rate_limits: RateLimits,
     pub(crate) limits: Limits,
-    /// A permit for each request that may wait long: an event stream or a long poll.
-    pub(crate) waiting: Arc<Semaphore>,
+    /// For requests that may wait long: event streams and long polls.
+    pub(crate) waiting: Places,
     pub(crate) uploads: Places,
     pub(crate) drain: CancellationToken,
 }
@@ -124,6 +123,8 @@ pub struct Limits {
     pub session_absolute: Duration,
     /// Event streams and long polls at once; they are half of the connections that the server has.
     pub waiting: usize,
+    /// Of one caller's.
+    pub waiting_each: usize,
 }
 
 impl Default for Limits {
@@ -147,6 +148,7 @@ impl Default for Limits {
             session_idle: Duration::from_secs(30 * 60),
             session_absolute: Duration::from_secs(12 * 3600),
             waiting: 512,
+            waiting_each: 64,
         }
     }
 }
@@ -197,7 +199,7 @@ impl App {
             rate_limits,
             pool,
             limits,
-            waiting: Arc::new(Semaphore::new(limits.waiting)),
+            waiting: Places::new(limits.waiting, limits.waiting_each),
             uploads: Places::new(limits.uploads, limits.uploads_each),
             drain,
         };
@@ -245,6 +247,6 @@ impl App {
     /// How many requests may wait long at the moment: event streams and long polls.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.limits.waiting - self.waiting.available_permits()
+        self.limits.waiting - self.waiting.left()
     }
 }

@@ -28,6 +28,11 @@ impl Places {
         Self { all: Arc::new(Semaphore::new(all)), each, callers: Arc::default() }
     }
 
+    /// How many are free, if not for everybody.
+    pub(crate) fn left(&self) -> usize {
+        self.all.available_permits()
+    }
+
     /// A place for a caller, if there is one.
     pub(crate) fn take(&self, caller: Uuid) -> Option<Place> {
         let of_all = Arc::clone(&self.all).try_acquire_owned().ok()?;

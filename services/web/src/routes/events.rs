@@ -8,7 +8,6 @@ use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures_util::{Stream, StreamExt, stream};
 use store::DatabaseError;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -16,6 +15,7 @@ use crate::App;
 use crate::caller::Caller;
 use crate::changes::Watched;
 use crate::job_status::Job;
+use crate::places::Place;
 use crate::problem::{Problem, ProblemBody};
 use crate::routes::Id;
 use crate::routes::jobs::{EventView, find};
@@ -45,7 +45,7 @@ const RECONNECT: std::time::Duration = std::time::Duration::from_secs(1);
         (status = 401, description = "Who calls is not known", body = ProblemBody, content_type = "application/problem+json"),
         (status = 403, description = "The token has not the scope `jobs:read`", body = ProblemBody, content_type = "application/problem+json"),
         (status = 404, description = "No such job, or not the caller's", body = ProblemBody, content_type = "application/problem+json"),
-        (status = 503, description = "Too many streams are open, or what is stored cannot be read at the moment", body = ProblemBody,
+        (status = 503, description = "Too many streams are open, or too many of the caller's, or what is stored cannot be read at the moment", body = ProblemBody,
             content_type = "application/problem+json"),
     ),
     security(("token" = []), ("session" = []))
@@ -56,22 +56,15 @@ pub(crate) async fn stream(
     Id(id): Id,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let permit = app.waiting.clone().try_acquire_owned().map_err(|_| Problem::TooManyStreams)?;
+    let place = app.waiting.take(caller.user()).ok_or(Problem::TooManyStreams)?;
     let watched = app.changes.watch(id);
     let job = find(&app, id, caller.id()).await?.ok_or(Problem::NotFound("job"))?;
     let seen = last_event_id(&headers);
     if end(&job).is_some_and(|end| seen >= end) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let follower = Follower {
-        app: app.clone(),
-        id,
-        owner: caller.id().to_owned(),
-        watched,
-        seen,
-        failing: false,
-        _permit: permit,
-    };
+    let follower =
+        Follower { app: app.clone(), id, owner: caller.id().to_owned(), watched, seen, failing: false, _place: place };
     let first = stream::once(async { Ok(sse::Event::default().retry(RECONNECT)) });
     let end = app.drain.clone().cancelled_owned();
     let events = first.chain(follow(follower)).take_until(end);
@@ -94,7 +87,7 @@ struct Follower {
     watched: Watched,
     seen: i64,
     failing: bool,
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 /// The events after `seen`, until the final one was sent or the stream is old.

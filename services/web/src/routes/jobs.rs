@@ -1,6 +1,5 @@
 //! Jobs: where one stands, asked once or waited for.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
@@ -70,7 +69,7 @@ pub(crate) async fn show(
     let wait = preferred_wait(&headers).map(|wait| wait.min(app.limits.longest_wait));
     let (job, applied) = match wait {
         None => (find(&app, id, caller.id()).await?, None),
-        Some(wait) => wait_for_change(&app, id, caller.id(), &headers, wait).await?,
+        Some(wait) => wait_for_change(&app, id, &caller, &headers, wait).await?,
     };
     let job = job.ok_or(Problem::NotFound("job"))?;
 
@@ -173,11 +172,11 @@ async fn load_for(app: &App, id: Uuid, owner: Option<&str>) -> Result<Option<Job
 }
 
 /// The job as soon as it is worth an answer, else as it stands when the wait is over or the process drains; and the wait that
-/// was granted. Where nobody more may wait the answer comes at once, which a preference allows.
+/// was granted. Where nobody more may wait, or the caller not once more, the answer comes at once, which a preference allows.
 async fn wait_for_change(
     app: &App,
     id: Uuid,
-    owner: &str,
+    caller: &Caller,
     headers: &HeaderMap,
     wait: Duration,
 ) -> Result<(Option<Job>, Option<Duration>), Problem> {
@@ -186,7 +185,7 @@ async fn wait_for_change(
     let mut watched = app.changes.watch(id);
     let mut place = None;
     loop {
-        let Some(job) = find(app, id, owner).await? else {
+        let Some(job) = find(app, id, caller.id()).await? else {
             return Ok((None, None));
         };
         let news = known && !matches_etag(headers, &etag_of(&job));
@@ -194,10 +193,10 @@ async fn wait_for_change(
             return Ok((Some(job), Some(wait)));
         }
         if place.is_none() {
-            let Ok(permit) = Arc::clone(&app.waiting).try_acquire_owned() else {
+            place = app.waiting.take(caller.user());
+            if place.is_none() {
                 return Ok((Some(job), None));
-            };
-            place = Some(permit);
+            }
         }
         // However the wait ends, one last look decides.
         let _ended = app.drain.run_until_cancelled(timeout_at(end, watched.changed())).await;

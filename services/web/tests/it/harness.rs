@@ -477,13 +477,21 @@ impl Told {
     }
 
     pub(crate) async fn queued_as(web: &Web, kind: &'static str) -> Self {
-        let told = Self::unknown(web, kind, ALICE_ID, None);
-        let (id, kind) = (told.id, told.kind);
-        let job = NewJob { id, kind: kind.to_owned(), owner: ALICE_ID.to_string(), caused_by: None, at: Utc::now() };
+        Self::unknown(web, kind, ALICE_ID, None).queue().await
+    }
+
+    /// A job of somebody else's.
+    pub(crate) async fn queued_for(web: &Web, owner: Uuid) -> Self {
+        Self::unknown(web, "report.render", owner, None).queue().await
+    }
+
+    async fn queue(self) -> Self {
+        let (id, kind, owner) = (self.id, self.kind, self.owner.to_string());
+        let job = NewJob { id, kind: kind.to_owned(), owner, caused_by: None, at: Utc::now() };
         let row = NewOutboxRow { message: Value::Null, due_at: None };
-        store::outbox::put(&web.pool, &job, &row).await.unwrap();
-        sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&web.pool).await.unwrap();
-        told
+        store::outbox::put(&self.pool, &job, &row).await.unwrap();
+        sqlx::query("DELETE FROM outbox WHERE job_id = $1").bind(id).execute(&self.pool).await.unwrap();
+        self
     }
 
     /// A mail that a job caused, of which nothing was heard yet.

@@ -7,7 +7,7 @@ use store::jobs::JobEventType as Type;
 use tokio::time::timeout;
 use web::Limits;
 
-use crate::harness::{ALICE, Behind, DEADLINE, Told, Web, database, no_redis, problem, wait};
+use crate::harness::{ALICE, BOB, BOB_ID, Behind, DEADLINE, Told, Web, database, no_redis, problem, wait};
 
 #[tokio::test]
 async fn the_events_of_a_job_arrive_in_order_and_end_with_the_final_one() {
@@ -136,6 +136,22 @@ async fn streams_are_bounded_in_number_and_a_closed_one_makes_room() {
     problem(open(&web, &job, None).await.response, 503, "too-many-streams").await;
     drop(stream);
     wait("the place is free", async || open(&web, &job, None).await.response.status() == StatusCode::OK).await;
+    web.stop().await;
+}
+
+#[tokio::test]
+async fn who_waits_as_often_as_one_may_leaves_places_to_others() {
+    let database = database().await;
+    let limits = Limits { waiting: 3, waiting_each: 2, ..Limits::default() };
+    let web = Web::start(Behind { limits, ..Behind::database(&database) }).await;
+    let (job, bobs) = (Told::queued(&web).await, Told::queued_for(&web, BOB_ID).await);
+    let streams = [open(&web, &job, None).await, open(&web, &job, None).await];
+    assert!(streams.iter().all(|stream| stream.response.status() == StatusCode::OK));
+    problem(open(&web, &job, None).await.response, 503, "too-many-streams").await;
+    let poll = web.client.get(web.url(&job.path())).bearer_auth(ALICE).header("prefer", "wait=30");
+    assert!(!poll.send().await.unwrap().headers().contains_key("preference-applied"));
+    let bob = web.client.get(web.url(&format!("{}/events", bobs.path()))).bearer_auth(BOB);
+    assert_eq!(bob.send().await.unwrap().status(), StatusCode::OK);
     web.stop().await;
 }
 
