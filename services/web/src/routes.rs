@@ -11,11 +11,13 @@ pub(crate) mod schedules;
 pub(crate) mod tokens;
 pub(crate) mod videos;
 
+use anyhow::Context;
 use axum::Router;
 use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::middleware::{from_fn, from_fn_with_state, map_response};
 use axum::routing::{MethodRouter, delete, get, post, put};
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::problem::Problem;
@@ -110,6 +112,14 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let Path(text) = Path::<String>::from_request_parts(parts, state).await.map_err(|_| Problem::NotFound("id"))?;
         text.parse().map(Self).map_err(|_| Problem::NotFound("id"))
     }
+}
+
+/// A change that is not to end halfway goes on when its request is given up or its client hangs up; each call in it has a deadline.
+pub(crate) async fn to_its_end<T: Send + 'static>(
+    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
+) -> Result<T, Problem> {
+    let changed = tokio::spawn(change.in_current_span()).await;
+    changed.context("finish a change").map_err(Problem::Internal)?
 }
 
 /// A name that can be read, and stored.

@@ -8,7 +8,6 @@ use pipeline::jobs::{EmailAddress, Job, PersonName, RenderReport};
 use serde::{Deserialize, Serialize};
 use store::accounts::Role;
 use tower_sessions::Session;
-use tracing::Instrument;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
@@ -18,7 +17,7 @@ use crate::client_address::ClientAddress;
 use crate::generations::Of;
 use crate::passwords::{Checked, GivenPassword, NewPassword};
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::Id;
+use crate::routes::{Id, to_its_end};
 use crate::sessions::{self, away};
 use crate::strict_json::{StrictJson, word};
 use crate::versioned::forget;
@@ -244,14 +243,6 @@ async fn replace_password(app: App, user: Uuid, old: String, new: String) -> Res
     // Also where that failed: it may have taken effect all the same.
     let generation = app.generations.end(Of::Sessions, user).await.map_err(away);
     if replaced? { generation.map(Some) } else { Ok(None) }
-}
-
-/// A change that is not to end halfway goes on when its request is given up or its client hangs up; each call in it has a deadline.
-async fn to_its_end<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    let changed = tokio::spawn(change.in_current_span()).await;
-    changed.context("change an account").map_err(Problem::Internal)?
 }
 
 /// Gives a user another role. Operators do; whoever's role it is signs in again.

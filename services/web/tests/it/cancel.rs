@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use chrono::{TimeDelta, Utc};
 use pipeline::topology::CONTROL;
 use reqwest::StatusCode;
@@ -65,6 +67,29 @@ async fn the_mark_stands_also_where_the_workers_cannot_be_told() {
     assert_eq!(web.delete(&job.path()).await.status(), StatusCode::ACCEPTED);
     assert_eq!(mark_of(&web.pool, job.id, 0).await.unwrap(), JobMark::CancelRequested);
     web.stop().await;
+}
+
+#[tokio::test]
+async fn the_workers_are_told_also_when_the_request_is_given_up() {
+    let (vhost, database) = tokio::join!(vhost(), database());
+    let mut behind = Behind::both(&vhost, &database);
+    behind.limits.answer = Duration::from_secs(4);
+    let web = Web::start_connected(behind).await;
+    let mut orders = vhost.listen(CONTROL, "").await;
+    for (kind, route) in [("report.render", "jobs"), ("order.place", "orders")] {
+        let mut job = Told::queued_as(&web, kind).await;
+        job.tell(Type::Started, json!({})).await;
+        // It gets as far as the row of the job, and waits there.
+        let mut holding = web.pool.begin().await.unwrap();
+        sqlx::query("SELECT FROM jobs WHERE id = $1 FOR UPDATE").bind(job.id).execute(&mut *holding).await.unwrap();
+        problem(web.delete(&format!("/v1/{route}/{}", job.id)).await, 503, "late").await;
+        holding.rollback().await.unwrap();
+        let order: Value = serde_json::from_slice(&orders.next().await.data).unwrap();
+        assert_eq!(order, json!({"type": "job.cancel", "job": job.id}));
+        assert_eq!(mark_of(&web.pool, job.id, 0).await.unwrap(), JobMark::CancelRequested);
+    }
+    web.stop().await;
+    vhost.finish(&[]).await;
 }
 
 #[tokio::test]

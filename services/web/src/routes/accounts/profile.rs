@@ -14,13 +14,13 @@ use store::profiles::{NewProfile, Profile};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::RoleName;
 use super::register::Country;
-use super::{RoleName, to_its_end};
 use crate::App;
 use crate::caller::Member;
 use crate::generations::Of;
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::Id;
+use crate::routes::{Id, to_its_end};
 use crate::sessions::away;
 use crate::strict_json::StrictJson;
 use crate::versioned;

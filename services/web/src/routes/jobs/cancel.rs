@@ -14,7 +14,7 @@ use crate::App;
 use crate::caller::Caller;
 use crate::job_status::Job;
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::Id;
+use crate::routes::{Id, to_its_end};
 
 /// Stops a job.
 ///
@@ -39,7 +39,8 @@ use crate::routes::Id;
     security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Problem> {
-    let status = match stop(&app, id, caller.id()).await? {
+    let (stopping, owner) = (app.clone(), caller.clone());
+    let status = match to_its_end(async move { Ok(stop(&stopping, id, owner.id()).await?) }).await? {
         Stopped::AtOnce => StatusCode::OK,
         Stopped::Told => StatusCode::ACCEPTED,
         Stopped::Final(state) => return Err(Problem::JobFinal(state)),
@@ -61,7 +62,7 @@ pub(crate) enum Stopped {
     NotFound,
 }
 
-/// Stops the job of an owner.
+/// Stops the job of an owner. It is not to end between the mark and the word to the workers.
 pub(crate) async fn stop(app: &App, id: Uuid, owner: &str) -> Result<Stopped, DatabaseError> {
     if store::outbox::cancel(&app.pool, id, owner).await? {
         tracing::info!(job.id = %id, "cancelled in the outbox");

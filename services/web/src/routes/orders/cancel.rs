@@ -13,8 +13,8 @@ use super::{OrderState, OrderView};
 use crate::App;
 use crate::caller::Caller;
 use crate::problem::{Problem, ProblemBody};
-use crate::routes::Id;
 use crate::routes::jobs::{self, Stopped};
+use crate::routes::{Id, to_its_end};
 
 /// Cancels one's order, as long as it is not shipped.
 ///
@@ -38,6 +38,10 @@ use crate::routes::jobs::{self, Stopped};
     security(("token" = []), ("session" = []))
 )]
 pub(crate) async fn cancel(State(app): State<App>, caller: Caller, Id(id): Id) -> Result<Response, Problem> {
+    to_its_end(cancel_or_stop(app, caller, id)).await
+}
+
+async fn cancel_or_stop(app: App, caller: Caller, id: Uuid) -> Result<Response, Problem> {
     if let Some(order) = cancel_standing(&app, id, caller.user()).await? {
         return Ok(Json(order).into_response());
     }
