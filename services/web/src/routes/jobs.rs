@@ -127,6 +127,8 @@ async fn look(app: &App, id: Uuid, owner: Option<&str>) -> Result<(Option<Job>, 
         // It is told without the database, if need be, and so without a long wait for it.
         Some(copy) => match load_in_time(app, id, owner).await {
             Ok(Some(job)) => job,
+            // It was swept: its row had been there.
+            Ok(None) if copy.job.row.last_number > 0 => return Ok((None, is_told)),
             _ => return Ok(copied(copy)),
         },
         None => match load_in_time(app, id, owner).await {

@@ -294,6 +294,27 @@ async fn a_job_can_be_stopped_before_its_row_is_written() {
 }
 
 #[tokio::test]
+async fn a_job_that_was_swept_is_gone_also_where_a_copy_of_it_is_left() {
+    let database = database().await;
+    let web = Web::start(Behind::database(&database)).await;
+    let mut job = Told::queued(&web).await;
+    job.tell(Type::Succeeded, json!({"result": null})).await;
+    assert_eq!(show(&web, &job.path()).await["state"], "succeeded");
+    sqlx::query("DELETE FROM jobs WHERE id = $1").bind(job.id).execute(&web.pool).await.unwrap();
+    problem(web.delete(&job.path()).await, 404, "not-found").await;
+    // As if nothing had touched the copy for hours.
+    let copies = Redis::new(&cache_of(&database), Role::Cache).unwrap().with_deadline(Duration::from_secs(2));
+    let key = copies.key(&["job", "1", &job.id.to_string()]);
+    let aged = copies.query::<i64>("age a copy", redis::cmd("PEXPIRE").arg(key).arg(3_600_000)).await.unwrap();
+    assert_eq!(aged, 1, "there is a copy");
+    problem(web.get(&job.path()).await, 404, "not-found").await;
+    problem(web.delete(&job.path()).await, 404, "not-found").await;
+    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM jobs").fetch_one(&web.pool).await.unwrap();
+    assert_eq!(rows, 0);
+    web.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_of_rows_that_has_to_wait_does_not_hold_up_the_next() {
     let (vhost, database) = tokio::join!(vhost(), database());
     let web = Web::start_connected(Behind::both(&vhost, &database)).await;

@@ -85,8 +85,12 @@ async fn request_cancel(app: &App, id: Uuid, owner: &str) -> Result<CancelReques
     if let Ok(CancelRequest::NotFound) = requested
         && let Some(Job { row, .. }) = find(app, id, owner).await?
     {
-        let new = NewJob { id, kind: row.kind, owner: owner.to_owned(), caused_by: row.caused_by, at: row.created_at };
-        store::jobs::record_queued(&app.pool, &new).await?;
+        // Else its row has come meanwhile; or was there once, and is not made again.
+        if row.last_number == 0 {
+            let new =
+                NewJob { id, kind: row.kind, owner: owner.to_owned(), caused_by: row.caused_by, at: row.created_at };
+            store::jobs::record_queued(&app.pool, &new).await?;
+        }
         requested = store::jobs::request_cancel(&app.pool, id, owner).await;
     }
     // Also when it is not known whether the mark was made; but nobody ends the copy of what is not his.
