@@ -258,9 +258,10 @@ async fn no_file_of_a_video_is_shown_before_all_are_made_and_then_to_its_owner_a
     assert_eq!(web.get(&file("master.m3u8")).await.headers()["content-type"], "application/vnd.apple.mpegurl");
 
     // What it was made of, what it has not, what no video has.
-    for name in ["source-ab", "480p.mp4", "x.mp4", "..%2F..%2Freports%2Fa.pdf", "%00"] {
+    for name in ["source-ab", "480p.mp4", "x.mp4", "..%2F..%2Freports%2Fa.pdf", "%00", "%FF", "%FF.mp4"] {
         problem(web.get(&file(name)).await, 404, "not-found").await;
     }
+    problem(web.get("/v1/videos/%FF/files/720p.mp4").await, 404, "not-found").await;
     for path in [path.clone(), file("720p.mp4")] {
         let bobs = web.client.get(web.url(&path)).bearer_auth(BOB).send().await.unwrap();
         problem(bobs, 404, "not-found").await;

@@ -1,6 +1,7 @@
 //! Handing out the files of a video, whole or by range, as a plain video element asks for them.
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{
     ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
@@ -99,10 +100,11 @@ impl FromRequestParts<App> for Viewer {
 )]
 pub(crate) async fn file(
     State(app): State<App>,
-    Path((id, name)): Path<(String, String)>,
+    path: Result<Path<(String, String)>, PathRejection>,
     viewer: Viewer,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let Path((id, name)) = path.map_err(|_| Problem::NotFound("file"))?;
     let id: Uuid = id.parse().map_err(|_| Problem::NotFound("video"))?;
     let media_type = media_type(&name).ok_or(Problem::NotFound("file"))?;
     let link = match viewer {
