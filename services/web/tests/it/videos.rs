@@ -291,6 +291,7 @@ async fn a_video_is_handed_out_by_range_as_players_ask() {
         assert_eq!(part.status(), StatusCode::PARTIAL_CONTENT, "{range}");
         assert_eq!(part.headers()["content-range"], format!("bytes {first}-{last}/1000000"));
         assert_eq!(part.headers()["content-length"], (last - first + 1).to_string());
+        assert_eq!(part.headers()["vary"], "Authorization, Cookie");
         assert!(part.bytes().await.unwrap() == mp4()[first..=last], "{range}");
     }
     let outside = ask(&[("range", "bytes=1000000-")]).await.unwrap();
@@ -298,7 +299,11 @@ async fn a_video_is_handed_out_by_range_as_players_ask() {
     problem(outside, 416, "range-outside").await;
     let other = ask(&[("range", "bytes=0-1"), ("if-range", "\"other\"")]).await.unwrap();
     assert_eq!((other.status(), other.bytes().await.unwrap().len()), (StatusCode::OK, 1_000_000));
-    assert_eq!(ask(&[("if-none-match", &etag)]).await.unwrap().status(), StatusCode::NOT_MODIFIED);
+    let same = ask(&[("if-none-match", &etag)]).await.unwrap();
+    assert_eq!(
+        (same.status(), &same.headers()["vary"]),
+        (StatusCode::NOT_MODIFIED, &"Authorization, Cookie".parse().unwrap())
+    );
     let head = web.client.head(&url).bearer_auth(ALICE).header("range", "bytes=0-9").send().await.unwrap();
     assert_eq!(head.headers()["content-length"], "10");
     web.stop().await;
@@ -327,7 +332,9 @@ async fn a_signed_link_opens_every_file_of_its_video_and_nothing_else() {
     assert!(response.bytes().await.unwrap() == mp4());
     let ask = async |path: &str| web.client.get(web.url(path)).send().await.unwrap();
     // A playlist takes whoever reads it along.
-    let playlist = ask(&path.replace("720p.mp4", "master.m3u8")).await.text().await.unwrap();
+    let playlist = ask(&path.replace("720p.mp4", "master.m3u8")).await;
+    assert_eq!(playlist.headers()["vary"], "Authorization, Cookie");
+    let playlist = playlist.text().await.unwrap();
     let named = playlist.lines().last().unwrap();
     assert!(ask(&format!("/v1/videos/{id}/files/{named}")).await.bytes().await.unwrap() == mp4());
 

@@ -5,7 +5,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::header::{
     ACCEPT_RANGES, AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-    ETAG,
+    ETAG, VARY,
 };
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
@@ -30,6 +30,8 @@ const LONGEST_PLAYLIST: u64 = 4 * 1024 * 1024;
 const OPENED: &str =
     "default-src 'none'; media-src 'self'; img-src 'self'; style-src 'unsafe-inline'; frame-ancestors 'none'";
 const PLAYLIST: &str = "application/vnd.apple.mpegurl";
+/// What the answer depends on beside the address.
+const CREDENTIALS: &str = "Authorization, Cookie";
 
 /// A part of a video, or all of it.
 #[derive(ToSchema)]
@@ -159,7 +161,7 @@ async fn playlist(app: &App, key: &str, link: &SignedLink) -> Result<Response, P
     let pieces: Vec<_> = file.content.try_collect().await?;
     let content = String::from_utf8(pieces.concat()).map_err(|error| Problem::Internal(error.into()))?;
     let signed = with_link(&content, link.expires, &link.signature);
-    let headers = [(CONTENT_TYPE, PLAYLIST), (CACHE_CONTROL, "private, no-cache")];
+    let headers = [(CONTENT_TYPE, PLAYLIST), (CACHE_CONTROL, "private, no-cache"), (VARY, CREDENTIALS)];
     Ok((headers, signed).into_response())
 }
 
@@ -188,6 +190,7 @@ fn described(etag: &str) -> Result<HeaderMap, Problem> {
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(OPENED));
     headers.insert(ETAG, text(etag)?);
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, max-age=3600"));
+    headers.insert(VARY, HeaderValue::from_static(CREDENTIALS));
     Ok(headers)
 }
 
