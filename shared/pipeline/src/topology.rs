@@ -96,7 +96,7 @@ pub struct WorkerRow {
     pub retry: RetryPolicy,
     /// How long one run may take.
     pub timeout: Duration,
-    /// How many deliveries a process holds, in each lane, at most: see [`WorkerRow::prefetch`].
+    /// How many deliveries a process holds, in each lane, at most: see [`WorkerRow::prefetch()`].
     pub prefetch: Prefetch,
 }
 
@@ -269,7 +269,7 @@ impl WorkerRow {
     /// that none is held for too long.
     #[must_use]
     pub fn prefetch(&self, concurrency: u16) -> u16 {
-        let holds = |held: &u16| self.hold(*held, concurrency) < self.consumer_timeout(1.0);
+        let holds = |held: &u16| self.hold(*held, concurrency) <= self.consumer_timeout(1.0);
         (1..=self.prefetch.with(concurrency)).rev().find(holds).unwrap_or(1)
     }
 

@@ -106,7 +106,7 @@ fn no_worker_holds_a_delivery_for_longer_than_the_broker_bears() {
     for row in WORKERS {
         for concurrency in 1..=1000 {
             let hold = row.longest_hold(concurrency, 1.0);
-            assert!(hold < row.consumer_timeout(1.0), "{}, {concurrency} at once: {hold:?}", row.name);
+            assert!(hold <= row.consumer_timeout(1.0), "{}, {concurrency} at once: {hold:?}", row.name);
         }
     }
     let prefetch = |name, concurrency: &[u16]| -> Vec<u16> {
@@ -115,7 +115,8 @@ fn no_worker_holds_a_delivery_for_longer_than_the_broker_bears() {
     assert_eq!(prefetch("email", &[1, 2, 3, 100]), [2, 4, 6, 200]);
     assert_eq!(prefetch("report", &[1, 2, 3, 100]), [2, 3, 6, 200]);
     assert_eq!(prefetch("noop", &[1, 2, 3, 50, 1000]), [14, 14, 29, 256, 2000]);
-    assert_eq!(prefetch("video", &[1, 2, 3, 5, 10]), [1, 1, 1, 3, 8]);
+    // As many as there are places for, at least: they may all run.
+    assert_eq!(prefetch("video", &[1, 2, 3, 5, 10]), [1, 1, 2, 4, 10]);
 }
 
 #[test]
@@ -123,5 +124,5 @@ fn the_time_scale_lengthens_a_hold_but_not_what_a_broker_bears_unless_the_queue_
     let (report, video) = (worker("report").unwrap(), worker("video").unwrap());
     assert!(report.longest_hold(8, 2.0) > CONSUMER_TIMEOUT);
     assert_eq!(report.consumer_timeout(2.0), CONSUMER_TIMEOUT);
-    assert!(video.longest_hold(8, 2.0) < video.consumer_timeout(2.0));
+    assert!(video.longest_hold(8, 2.0) <= video.consumer_timeout(2.0));
 }
