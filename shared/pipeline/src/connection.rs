@@ -15,9 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::confirms::{Message, publish_all};
+use crate::confirms::{Message, OPEN, publish_all};
 use crate::nodes::{Node, Nodes};
-use crate::publisher::WINDOW;
 use crate::topology::{DeclareError, Inspection, Inspections, Topology, declare};
 
 /// A channel's set-up.
@@ -193,7 +192,7 @@ async fn connect(
     match set_up(&connection, topology, inspections).await {
         Ok((confirmed, unconfirmed)) => {
             let ((blocked, _), lost) = (watch::channel(false), CancellationToken::new());
-            let (messages, handed_in) = mpsc::channel(WINDOW);
+            let (messages, handed_in) = mpsc::channel(OPEN);
             tokio::spawn(publish_all(confirmed.clone(), handed_in, lost.clone()));
             Ok(Link { connection, messages, confirmed, unconfirmed, lost, since: Instant::now(), blocked })
         }

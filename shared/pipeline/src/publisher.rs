@@ -7,6 +7,7 @@ use chrono::Utc;
 use lapin::BasicProperties;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
@@ -223,23 +224,18 @@ impl Publisher {
 
     async fn send_within(&self, deadline: Instant, outgoing: Outgoing<'_>) -> Result<(), PublishError> {
         let link = self.link()?;
-        let place = timeout_at(deadline, Arc::clone(&self.window).acquire_owned()).await;
-        let place = place.map_err(|_| PublishError::WindowFull)?.expect("the semaphore is never closed");
+        let _slot = timeout_at(deadline, self.window.acquire()).await.map_err(|_| PublishError::WindowFull)?;
         let (fate, told) = oneshot::channel();
         let Outgoing { exchange, routing_key, properties, body, mandatory } = outgoing;
-        let message = Message {
-            exchange: exchange.into(),
-            routing_key: routing_key.into(),
-            properties,
-            body,
-            mandatory,
-            fate,
-            place,
-        };
-        // There is room for each that has a place.
-        if link.messages.try_send(message).is_err() {
-            link.lost.cancel();
-            return Err(PublishError::NotConnected);
+        let message =
+            Message { exchange: exchange.into(), routing_key: routing_key.into(), properties, body, mandatory, fate };
+        match link.messages.try_send(message) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return Err(PublishError::WindowFull),
+            Err(TrySendError::Closed(_)) => {
+                link.lost.cancel();
+                return Err(PublishError::NotConnected);
+            }
         }
         let place = || (exchange.to_owned(), routing_key.to_owned());
         // Without a word the link was lost.
