@@ -149,20 +149,36 @@ impl Sweep {
         .await
     }
 
-    /// Deletes up to `limit` idempotency keys that were claimed before that moment and whose job is gone; how many.
+    /// Deals with up to `limit` idempotency keys that were claimed before that moment: deletes those whose job is gone, and passes by
+    /// those whose order or refusal stands, once and for all; how many.
     ///
     /// # Errors
     /// The database cannot be reached, or fails.
     pub async fn idempotency_keys(&mut self, before: DateTime<Utc>, limit: u32) -> Result<u64, DatabaseError> {
-        self.delete(
-            "delete old idempotency keys",
-            "DELETE FROM idempotency_keys WHERE job_id IN (
-                 SELECT job_id FROM idempotency_keys
-                 WHERE claimed_at < $1 AND NOT EXISTS (SELECT FROM jobs WHERE id = job_id) LIMIT $2)",
-            before,
-            limit,
-        )
-        .await
+        let dealt_with: i64 = self
+            .held
+            .call("delete old idempotency keys", async |connection| {
+                sqlx::query_scalar(
+                    "WITH old AS (
+                         SELECT job_id, jobs.id IS NOT NULL AS stays
+                         FROM idempotency_keys AS key LEFT JOIN jobs ON jobs.id = job_id
+                         WHERE claimed_at < $1 AND NOT key.stays AND (jobs.id IS NULL OR jobs.decided IS NOT NULL)
+                         LIMIT $2),
+                     passed AS (
+                         UPDATE idempotency_keys SET stays = true WHERE job_id IN (SELECT job_id FROM old WHERE stays)
+                         RETURNING job_id),
+                     deleted AS (
+                         DELETE FROM idempotency_keys WHERE job_id IN (SELECT job_id FROM old WHERE NOT stays)
+                         RETURNING job_id)
+                     SELECT (SELECT count(*) FROM passed) + (SELECT count(*) FROM deleted)",
+                )
+                .bind(before)
+                .bind(i64::from(limit))
+                .fetch_one(connection)
+                .await
+            })
+            .await?;
+        Ok(u64::try_from(dealt_with).unwrap_or_default())
     }
 
     /// Deletes up to `limit` marks of mails that were first claimed before that moment, unless somebody is sending; how many.
