@@ -1,6 +1,5 @@
 //! The faults, each from its beginning to its end.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::future::ready;
 use std::time::Duration;
@@ -41,9 +40,6 @@ const ORDERS: usize = 20;
 /// Whose copies are killed one after another.
 const WORKERS: [&str; 3] = ["email-worker", "order-worker", "pdf-report"];
 
-/// So often the workers are killed while one of them makes a long video.
-const VIDEO_KILLS: usize = 2;
-
 /// The Redis of the cache.
 const COPIES: &str = "redis-cache";
 /// The one that knows who is signed in.
@@ -83,7 +79,7 @@ pub(crate) enum Fault {
     FilesFull,
     /// Workers are killed (SIGKILL) one after another at random moments
     WorkersKilled,
-    /// Every video-worker is killed (SIGKILL) in the middle of a long video, twice
+    /// Every video-worker is killed (SIGKILL) in the middle of a long video
     VideoWorkersKilled,
     /// Each web is killed (SIGKILL) when the broker has a job and the caller no answer
     WebKilled,
@@ -307,17 +303,14 @@ async fn kill_workers(system: &System) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Each time when a run has told how far it is that was not there before.
+/// When the run has told how far it is.
 async fn kill_video_workers(system: &System, load: &mut Load) -> anyhow::Result<()> {
     let (workers, web) = (copies_of("video-worker"), &system.ways.web);
     let video = web.video(samples::FORTY_SECONDS).await?;
-    let mut runs = BTreeSet::new();
-    for _ in 0..VIDEO_KILLS {
-        web.is_at_work(&video, &mut runs).await?;
-        block_in_place(|| workers.kill());
-        block_in_place(|| workers.start());
-        system::ready(&workers).await;
-    }
+    web.is_at_work(&video).await?;
+    block_in_place(|| workers.kill());
+    block_in_place(|| workers.start());
+    system::ready(&workers).await;
     load.add(|_| ready(Ok(video)));
     Ok(())
 }

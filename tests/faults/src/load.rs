@@ -1,7 +1,7 @@
 //! The jobs that run while a fault strikes: reports, orders and videos by HTTP, mails and no-ops by the broker. A job counts as accepted from the
 //! `202` or the confirm; what gets neither is asked for again under the same id, as a good client does.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -289,16 +289,12 @@ impl Web {
         Ok(found && file.starts_with(b"%PDF-") && file.trim_ascii_end().ends_with(b"%%EOF"))
     }
 
-    /// Waits until a run of a video that is not among `known` has told how far it is, and is then.
-    pub(crate) async fn is_at_work(&self, video: &Accepted, known: &mut BTreeSet<String>) -> anyhow::Result<()> {
+    /// Waits until the run of a video has told how far it is.
+    pub(crate) async fn is_at_work(&self, video: &Accepted) -> anyhow::Result<()> {
         let end = Instant::now() + PATIENCE;
         loop {
             let job: Value = self.get(0, &format!("/v1/jobs/{}", video.id)).send().await?.json().await?;
-            let run = job["timeline"].as_array().and_then(|runs| runs.last()?["run_id"].as_str());
-            let has_begun = job["state"] == "running" && job["progress"]["done"].as_u64() > Some(0);
-            if let Some(run) = run.filter(|_| has_begun)
-                && known.insert(run.to_owned())
-            {
+            if job["state"] == "running" && job["progress"]["done"].as_u64() > Some(0) {
                 return Ok(());
             }
             ensure!(Instant::now() < end, "the video is not being made");
